@@ -1,0 +1,100 @@
+"""An asyncio event bus for training loops: record scalars, watch them, steer the run.
+
+``MessageHub`` keeps the contract of mmengine's hub; every update also goes out as an event to async subscribers.
+Subscribers are loaded when they are named; neither torch nor an extra is loaded by importing this package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from asynchub.errors import AsyncHubError
+from asynchub.events import (
+    CheckpointRequested,
+    Event,
+    EventsDropped,
+    InfoRemoved,
+    InfoUpdated,
+    ParameterChanged,
+    ParameterChangeRequested,
+    Request,
+    RequestApplied,
+    RequestRefused,
+    ScalarUpdated,
+    SkipRequested,
+    StateLoaded,
+    StopRequested,
+    SubscriberFailed,
+)
+from asynchub.feed import HubStatistics
+from asynchub.history import HistoryBuffer
+from asynchub.hub import MessageHub
+from asynchub.manager import ManagerMeta, ManagerMixin
+from asynchub.runner import Attachment, Subscriber
+from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.watch import Watch
+
+if TYPE_CHECKING:
+    from asynchub.subscribers.console import ConsoleLogger
+    from asynchub.subscribers.csv import CsvLogger
+    from asynchub.subscribers.early_stopping import EarlyStopping
+    from asynchub.subscribers.jsonl import JsonlLogger
+    from asynchub.subscribers.plateau import ReduceLROnPlateau
+    from asynchub.subscribers.scheduler_step import SchedulerStep
+
+__all__ = (
+    "AsyncHubError",
+    "Attachment",
+    "CheckpointRequested",
+    "ConsoleLogger",
+    "CsvLogger",
+    "EarlyStopping",
+    "Event",
+    "EventsDropped",
+    "HistoryBuffer",
+    "HubStatistics",
+    "InfoRemoved",
+    "InfoUpdated",
+    "JsonlLogger",
+    "ManagerMeta",
+    "ManagerMixin",
+    "MessageHub",
+    "ParameterChangeRequested",
+    "ParameterChanged",
+    "ReduceLROnPlateau",
+    "Request",
+    "RequestApplied",
+    "RequestRefused",
+    "ScalarUpdated",
+    "SchedulerStep",
+    "SkipRequested",
+    "StateLoaded",
+    "StopRequested",
+    "Subscriber",
+    "SubscriberFailed",
+    "Subscription",
+    "SubscriptionStatistics",
+    "Watch",
+)
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "ConsoleLogger": "console",
+    "CsvLogger": "csv",
+    "EarlyStopping": "early_stopping",
+    "JsonlLogger": "jsonl",
+    "ReduceLROnPlateau": "plateau",
+    "SchedulerStep": "scheduler_step",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"asynchub.subscribers.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

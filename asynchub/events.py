@@ -1,0 +1,351 @@
+"""Events: immutable facts in the past tense.
+
+Every event has ``seq``, ``time``, ``step`` and ``key``, and fields of its own. The hub fills the first three when it
+is published; whoever publishes an event of a kind of their own subclasses ``Event``::
+
+    @dataclass(frozen=True, kw_only=True)
+    class CheckpointSaved(Event):
+        path: str
+
+Order: ``seq`` grows by one with every event of a hub; two events never share one.
+Threads: events are immutable; any thread may hold them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Self, cast
+
+from asynchub.errors import CorruptStateError
+
+__all__ = (
+    "CheckpointRequested",
+    "Event",
+    "EventsDropped",
+    "InfoRemoved",
+    "InfoUpdated",
+    "ParameterChangeRequested",
+    "ParameterChanged",
+    "Request",
+    "RequestApplied",
+    "RequestRefused",
+    "ScalarUpdated",
+    "SkipRequested",
+    "StateLoaded",
+    "StopRequested",
+    "SubscriberFailed",
+    "event_from_dict",
+    "event_to_dict",
+    "event_to_json",
+    "scalar_updated",
+    "scalars_updated",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        seq: position among all events of the hub, from 1; -1 until it is published.
+        time: seconds since the epoch when it was published; NaN until then.
+        step: optimizer step that it belongs to; None when there is none.
+        key: the name that key patterns select by; the class name when a kind gives none.
+    """
+
+    seq: int = -1
+    time: float = math.nan
+    step: int | None = None
+    key: str = ""
+
+    def stamped(self, seq: int, time: float, step: int | None) -> Self:
+        """Return this event as published: with its ``seq``, ``time`` (s since the epoch), ``step`` and ``key``."""
+        return dataclasses.replace(self, seq=seq, time=time, step=step, key=self.key or type(self).__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalarUpdated(Event):
+    """A scalar got a value.
+
+    Attributes:
+        value: the number as it was given: an int or bool stays one; a sum over ``count`` samples.
+        count: how many samples ``value`` is the sum over.
+    """
+
+    key: str
+    value: float
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoUpdated(Event):
+    """A runtime info got a value; ``value`` is the object itself, not a copy."""
+
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoRemoved(Event):
+    """A runtime info was removed."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateLoaded(Event):
+    """The hub's state was replaced by a saved one; ``source`` is its path, or ``"dict"``."""
+
+    key: str = "hub/state_loaded"
+    source: str = "dict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsDropped(Event):
+    """This subscription lost events here, because it fell behind; it stands where they were.
+
+    ``seq`` is that of the last event lost.
+
+    Attributes:
+        missed: how many events were lost.
+    """
+
+    key: str = "hub/events_dropped"
+    missed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriberFailed(Event):
+    """A subscriber raised.
+
+    Attributes:
+        subscriber: its name.
+        error: the error, as ``Type: text``.
+        action: what follows: ``"detach"``, ``"restart"`` or ``"raise"``.
+    """
+
+    key: str = "hub/subscriber_failed"
+    subscriber: str
+    error: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Event):
+    """Something asked of the training loop, applied by its own thread at its next safe point.
+
+    Attributes:
+        reason: why, for people.
+        author: who asked.
+    """
+
+    key: str = "hub/request"
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested(Request):
+    """End training."""
+
+    key: str = "hub/stop_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipRequested(Request):
+    """Skip the update of this step."""
+
+    key: str = "hub/skip_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequested(Request):
+    """Write a checkpoint."""
+
+    key: str = "hub/checkpoint_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterChangeRequested(Request):
+    """Change a parameter.
+
+    Attributes:
+        name: the parameter, e.g. ``"lr"``.
+        value: its new value.
+        group: index of the parameter group; None for all of them.
+    """
+
+    key: str = "hub/parameter_change_requested"
+    name: str
+    value: Any
+    group: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestApplied(Event):
+    """A request took effect; ``step`` is the step at which it did.
+
+    Attributes:
+        request: the kind of the request, e.g. ``"StopRequested"``.
+        request_seq: its ``seq``.
+        reason: its reason.
+        author: its author.
+    """
+
+    key: str = "hub/request_applied"
+    request: str
+    request_seq: int
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused(Event):
+    """A request did not take effect; ``error`` says why. The other fields are those of ``RequestApplied``."""
+
+    key: str = "hub/request_refused"
+    request: str
+    request_seq: int
+    error: str
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterChanged(Event):
+    """A control subscriber changed a parameter.
+
+    Attributes:
+        name: the parameter, e.g. ``"lr"``.
+        group: index of the parameter group.
+        old: its value before.
+        new: its value now.
+        reason: why, for people.
+        author: the name of the subscriber.
+    """
+
+    key: str = "hub/parameter_changed"
+    name: str
+    group: int
+    old: float
+    new: float
+    reason: str = ""
+    author: str = ""
+
+
+class _Draft(Event):
+    """A ``ScalarUpdated`` while it is filled: same layout, but plain assignment (0.15 µs an event instead of 1 µs)."""
+
+    __slots__ = ("count", "value")
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__  # both, or the type keeps the slow path of a frozen dataclass
+
+    def __init__(self, seq: int, time: float, step: int | None, key: str, value: float, count: int) -> None:
+        self.seq = seq  # type: ignore[misc]  # frozen for everybody else
+        self.time = time  # type: ignore[misc]
+        self.step = step  # type: ignore[misc]
+        self.key = key  # type: ignore[misc]
+        self.value = value
+        self.count = count
+        self.__class__ = ScalarUpdated  # type: ignore[assignment]  # frozen from here on
+
+
+scalar_updated = cast(
+    "Callable[[int, float, int | None, str, float, int], ScalarUpdated]",
+    _Draft,
+)
+"""Make a ``ScalarUpdated`` from ``(seq, time, step, key, value, count)``, six times faster than its constructor."""
+
+
+def scalars_updated(entries: Sequence[tuple[int, float, int | None, str, float, int]]) -> list[Event]:
+    """Return a ``ScalarUpdated`` for each ``(seq, time, step, key, value, count)``, faster still than one by one."""
+    drafts: list[Any] = list(map(object.__new__, repeat(_Draft, len(entries))))
+    for draft, (seq, time, step, key, value, count) in zip(drafts, entries, strict=True):
+        draft.seq = seq
+        draft.time = time
+        draft.step = step
+        draft.key = key
+        draft.value = value
+        draft.count = count
+        draft.__class__ = ScalarUpdated
+    return drafts
+
+
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        ScalarUpdated,
+        InfoUpdated,
+        InfoRemoved,
+        StateLoaded,
+        EventsDropped,
+        SubscriberFailed,
+        Request,
+        StopRequested,
+        SkipRequested,
+        CheckpointRequested,
+        ParameterChangeRequested,
+        RequestApplied,
+        RequestRefused,
+        ParameterChanged,
+    )
+}
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """Return the fields of ``event`` under their names, with the name of its kind under ``"event"``, first."""
+    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    return {"event": type(event).__name__, **fields}
+
+
+def event_from_dict(fields: Mapping[str, Any]) -> Event:
+    """Return the event that ``event_to_dict`` took apart; unknown kinds and fields are kept out.
+
+    A kind that this package does not define comes back as a plain ``Event`` with the common fields.
+
+    Raises:
+        CorruptStateError: ``fields`` is not of that form.
+    """
+    kind = _KINDS.get(fields.get("event", ""), Event)
+    known = {field.name for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in fields.items() if name in known}
+    if kind is ScalarUpdated and isinstance(given.get("value"), str):
+        given["value"] = _NON_FINITE.get(given["value"], given["value"])
+    if kind is Event:
+        given["key"] = fields.get("key") or fields.get("event", "")
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise CorruptStateError(f"not an event, wanted the fields of {kind.__name__}, got {fields!r:.200}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it: non-finite numbers by name, foreign objects by their ``repr``."""
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if callable(getattr(value, "tolist", None)):  # arrays, tensors and NumPy scalars
+        return _plain(value.tolist())
+    return repr(value)
+
+
+def event_to_json(event: Event) -> str:
+    """Return ``event`` as one line of strict JSON.
+
+    NaN and infinities, which JSON lacks, are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; an object that
+    JSON cannot hold stands as its ``repr``.
+    """
+    return json.dumps(_plain(event_to_dict(event)), ensure_ascii=False, separators=(",", ":"))

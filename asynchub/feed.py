@@ -1,0 +1,265 @@
+"""A record whose updates can be read: as events, by any number of readers, live or from the past."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from asynchub.attachments import Attachments
+from asynchub.channels import Overflow, Selection
+from asynchub.control import SettlePoint
+from asynchub.errors import ArgumentError
+from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
+from asynchub.history import HistoryBuffer
+from asynchub.loops import in_event_loop
+from asynchub.past import past_events
+from asynchub.record import Record
+from asynchub.runner import Attachment, OnError, Subscriber
+from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.terms import EventFunction, Replay, Terms
+from asynchub.watch import Watch, first_event
+
+__all__ = ("Feed", "HubStatistics")
+
+logger = logging.getLogger("asynchub")
+R = TypeVar("R", bound=Request)
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """How a hub is doing.
+
+    Attributes:
+        seq: events so far.
+        step: the step now.
+        scalars: keys with a history.
+        infos: keys of runtime info.
+        subscriptions: of each open subscription, how it is doing.
+    """
+
+    seq: int
+    step: int
+    scalars: int
+    infos: int
+    subscriptions: tuple[SubscriptionStatistics, ...]
+
+
+class Feed(Record):
+    """A record, and the front door of its readers; arguments as of ``Record``."""
+
+    def _begin(self, latency: float, capacity: int) -> None:
+        super()._begin(latency, capacity)
+        self._settle_point = SettlePoint(self._bus, self)
+        self._attachments = Attachments(self._bus, self, self, self._settle_point)
+        self._subscriptions: list[Subscription] = []
+
+    # --- reading events
+
+    def subscribe(
+        self,
+        *wanted: str | type[Event],
+        max_lag: int | None = None,
+        overflow: Overflow | None = None,
+        replay: Replay = "none",
+        since: int | None = None,
+        every: int | str | None = None,
+        when: Callable[[Any], bool] | None = None,
+        name: str | None = None,
+    ) -> Subscription:
+        """Return an async iterator of events. Close it when done: it is a context manager.
+
+        Args:
+            wanted: key patterns (``"train/*"``, ``"val/**"``) and event classes; nothing for every event.
+            max_lag: how many events it may be behind; default 65,536.
+            overflow: what it loses beyond; default ``"drop_oldest"``. See ``asynchub.channels.Overflow``.
+            replay: what it gets of the past first; see ``asynchub.terms.Replay``.
+            since: get everything after this ``seq`` first, as far as the histories hold it.
+            every: how often it wants each key: ``10`` (events), ``"100ba"``, ``"1ep"``, ``"30s"`` (``asynchub.every``).
+            when: a predicate; only events for which it holds come.
+            name: for statistics and messages.
+
+        Raises:
+            PatternError: a pattern is malformed.
+            ScheduleError: ``every`` is malformed.
+            ArgumentError: another argument is out of range.
+        """
+        if name is not None and not isinstance(name, str):
+            raise ArgumentError(f"name must be a str, got {name!r:.80}")
+        terms = Terms(wanted, max_lag, overflow, replay, since, every, when)
+        subscription = terms.open(self._bus, self, self, name or f"subscription {', '.join(map(str, wanted)) or '**'}")
+        if overflow == "block" and in_event_loop():
+            subscription.read_here()
+        with self._bus.collecting:
+            self._subscriptions = [*(one for one in self._subscriptions if not one.closed), subscription]
+        return subscription
+
+    def attach(
+        self,
+        subscriber: Subscriber,
+        *wanted: str | type[Event],
+        name: str | None = None,
+        role: str | None = None,
+        order: int = 0,
+        on_error: OnError | None = None,
+        max_lag: int | None = None,
+        overflow: Overflow | None = None,
+        replay: Replay = "none",
+        since: int | None = None,
+        every: int | str | None = None,
+        when: Callable[[Any], bool] | None = None,
+    ) -> Attachment:
+        """Have ``subscriber`` read events for as long as the hub is entered.
+
+        What is published from now on reaches it, also before the hub is entered. Its state, if it has
+        ``state_dict`` and ``load_state_dict``, is saved with the hub's, under its name.
+
+        Args:
+            subscriber: ``async def __call__(self, events: Subscription)``; see ``asynchub.runner.Subscriber``.
+            wanted: as in ``subscribe``; default its ``keys``.
+            name: default its ``name``, or the name of its class.
+            role: ``"observer"`` (on the hub's loop) or ``"control"`` (inside settle points); default its ``role``.
+            order: control subscribers run by this, smallest first, then in the order of attachment.
+            on_error: what follows when it raises; see ``asynchub.runner.OnError``. Control subscribers always raise
+                from the settle point.
+            max_lag: as in ``subscribe``; of a control subscriber by default 1,048,576.
+            overflow: as in ``subscribe``; of a control subscriber by default ``"raise"``.
+            replay: as in ``subscribe``.
+            since: as in ``subscribe``.
+            every: as in ``subscribe``.
+            when: as in ``subscribe``.
+
+        Raises:
+            SubscriberTypeError: it is not callable, or not async.
+            AsyncHubError: as ``subscribe``.
+        """
+        terms = Terms(wanted, max_lag, overflow, replay, since, every, when)
+        return self._attachments.attach(subscriber, terms, name, role, on_error, order)
+
+    def on(self, *wanted: str | type[Event], **terms: Any) -> Callable[[_F], _F]:
+        """Return a decorator that attaches a function, plain or async, called with one event at a time.
+
+        Args:
+            wanted: as in ``subscribe``.
+            **terms: as in ``attach``.
+        """
+
+        def decorate(function: _F) -> _F:
+            if not callable(function) or isinstance(function, type):
+                raise ArgumentError(f"@hub.on decorates a function of one event, got {function!r:.80}")
+            self.attach(EventFunction(function), *wanted, **terms)
+            return function
+
+        return decorate
+
+    def detach(self, subscriber: object) -> None:
+        """Detach whatever was attached as ``subscriber``: the attachment, its name, the subscriber or the function.
+
+        Raises:
+            ArgumentError: nothing was.
+        """
+        for one in self._attachments:
+            inner = one.subscriber.function if isinstance(one.subscriber, EventFunction) else one.subscriber
+            if subscriber is one or subscriber is inner or subscriber == one.name:
+                one.detach()
+                return
+        raise ArgumentError(f"{subscriber!r:.80} is not attached")
+
+    def watch(self, key: str) -> Watch:
+        """Return a watch of ``key``: its newest value, that can be awaited for a change."""
+        return Watch(key, self._newest, self.subscribe(key, max_lag=1, overflow="latest", name=f"watch {key}"))
+
+    async def wait_for(
+        self, key: str, predicate: Callable[[Any], bool] | None = None, timeout: float | None = None
+    ) -> Event:
+        """Wait for an event of ``key`` for which ``predicate`` holds, and return it; the newest one so far counts.
+
+        Raises:
+            WaitTimeoutError: none came in ``timeout`` seconds.
+            SubscriptionClosedError: the hub was left first.
+        """
+        with self.subscribe(key, replay="last", name=f"wait_for {key}") as events:
+            return await first_event(events, predicate, timeout)
+
+    def statistics(self) -> HubStatistics:
+        """Return how the hub and its subscriptions are doing now."""
+        readers = [one.subscription for one in self._attachments] + [
+            one for one in self._subscriptions if not one.closed
+        ]
+        return HubStatistics(
+            seq=self._bus.seq,
+            step=self._step,
+            scalars=len(self._log_scalars),
+            infos=len(self._runtime_info),
+            subscriptions=tuple(one.statistics() for one in readers),
+        )
+
+    # --- asking
+
+    def request(self, request: R) -> R:
+        """Ask something of the training loop; return the request as stamped. Any thread.
+
+        It takes effect at the loop's next ``settle`` or ``apply_requests``.
+
+        Raises:
+            ArgumentError: ``request`` is not a ``Request``.
+        """
+        if not isinstance(request, Request):
+            raise ArgumentError(f"request takes a Request, got {type(request).__name__}; see asynchub.events")
+        stamped = self.publish(request)
+        self._settle_point.push(stamped)
+        return stamped
+
+    # --- inside
+
+    def _newest(self, key: str) -> Any:
+        history = self._log_scalars.get(key)
+        if isinstance(history, HistoryBuffer) and len(history.data[0]):
+            return history.current().item()
+        return self._runtime_info.get(key)
+
+    def past(self, selection: Selection, replay: Replay, since: int | None) -> Iterator[Event]:
+        """Return the events of the past that ``selection`` and ``replay``, or ``since`` (a ``seq``), ask for.
+
+        Scalars come from the histories, runtime info with its newest value only. Call with nothing being published.
+        """
+        test = selection.test()
+        after = -1 if since is None else since
+        infos = [
+            InfoUpdated(seq=seq, time=time, step=step, key=key, value=self._runtime_info[key])
+            for key, (seq, time, step) in self._info_stamps.items()
+            if key in self._runtime_info and seq > after and test(key, InfoUpdated)
+        ]
+        infos.sort(key=lambda event: event.seq)
+        scalars = [
+            (key, history.records(after))
+            for key, history in self._log_scalars.items()
+            if isinstance(history, HistoryBuffer) and test(key, ScalarUpdated)
+        ]
+        if replay == "last" and since is None:
+            scalars = [(key, type(records)(*(column[-1:] for column in records))) for key, records in scalars]
+        return past_events(scalars, infos)
+
+    def _close_log(self) -> None:
+        with self._bus.collecting:
+            subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.close()
+
+    def _forked(self) -> None:
+        """Begin anew in a forked child: what reads belongs to the parent."""
+        self._bus.reset()
+        self._cells.clear()
+        self._subscriptions = []
+        for history in self._log_scalars.values():
+            if isinstance(history, HistoryBuffer):
+                history.forked()
+        self._bus.once = self._say_forked
+        self._bus.alarm = self._bus.chores = 0
+
+    def _say_forked(self) -> None:
+        logger.warning(
+            "hub %r was forked: what this process records stays in its own copy; nobody reads it", self.instance_name
+        )

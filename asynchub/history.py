@@ -1,0 +1,383 @@
+"""The history of one scalar: its values with their counts, and their windowed statistics.
+
+The contract is that of mmengine's ``HistoryBuffer`` (its differences: ``docs/reference/differences.md``).
+
+Views stay true: an array that a history has given away never changes, whatever is recorded later.
+Cost: recording is amortised O(1), below and at ``max_length``; ``mean``, ``max`` and ``min`` of any window, ``data``
+    and a copy take microseconds at any length.
+Exactness: NaN and infinities are kept as they came; dtypes are those that ``numpy.append`` would give.
+Threads: any number may record and read; a read sees all that was recorded before it began.
+Signals: a handler that interrupts ``fold`` finds the history as it was before.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
+
+from asynchub.columns import Array, Column
+from asynchub.errors import (
+    ArgumentError,
+    CorruptStateError,
+    EmptyHistoryError,
+    LengthMismatchError,
+    StatisticExistsError,
+    UnknownStatisticError,
+    WindowTypeError,
+)
+from asynchub.ledger import UNSTAMPED, Entry, Ledger, numbers, whole
+from asynchub.windows import WindowStatistics, begin
+
+__all__ = ("FOLD_AT", "NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLD_AT = 1024
+"""Pending entries at which somebody folds them in."""
+NO_STEP = UNSTAMPED.step
+"""Stands in a column of steps where there is none."""
+DEFAULT_STATISTICS = ("min", "max", "current", "mean")
+FURTHER_STATISTICS = ("ema", "percentile", "slope", "std")
+"""What ``statistics`` finds beside what is registered; functions may be registered under these names."""
+OWN = {"_folding", "_ledger", "_limit", "_lock", "_max_length", "_pending"}
+"""What a history sets on itself."""
+FOREIGN = {"_count_history", "_log_history", "max_length", "statistics_methods"}
+"""What the state of mmengine's class holds."""
+
+
+class Records(NamedTuple):
+    """What a history recorded for a hub, in the order of ``seq``: read-only columns of one length.
+
+    Attributes:
+        seqs: ``seq`` of each event.
+        times: when each was published, in seconds since the epoch.
+        steps: the step each belongs to; ``NO_STEP`` where there is none.
+        values: the values.
+        counts: how many samples each value is the sum over.
+    """
+
+    seqs: Array
+    times: Array
+    steps: Array
+    values: Array
+    counts: Array
+
+
+class HistoryBuffer(WindowStatistics):
+    """The record of one scalar: values, each with a count, oldest first.
+
+    Args:
+        log_history: values to begin with: a sequence, array or tensor of numbers. Copied.
+        count_history: their counts.
+        max_length: how many values are kept; at each update the oldest beyond it go. 0 keeps all.
+
+    Raises:
+        LengthMismatchError: there are not as many counts as values.
+        ArgumentError: ``max_length`` is not a whole number, or the values are not numbers.
+    """
+
+    _statistics_methods: dict[str, Callable[..., Any]] = {}  # noqa: RUF012  # one for all classes: the contract
+
+    def __init__(
+        self, log_history: Sequence[Any] = (), count_history: Sequence[Any] = (), max_length: int = 1000000
+    ) -> None:
+        limit = whole(max_length)
+        self._set_default_statistics()
+        size = len(log_history)
+        if size != len(count_history):
+            raise LengthMismatchError
+        if size > limit:
+            warnings.warn(
+                f"The length of history buffer({size}) exceeds the max_length({max_length}), the first few elements "
+                "will be ignored.",
+                stacklevel=2,
+            )
+            log_history, count_history = log_history[-int(limit) :], count_history[-int(limit) :]
+        self._begin(Ledger(numbers(log_history), numbers(count_history), increasing=not size), max_length)
+
+    @classmethod
+    def unfilled(cls, max_length: int = 1000000) -> Self:
+        """Return an empty history that its first entry gives its dtypes, as if it had been made of that one."""
+        buffer = cls(max_length=max_length)
+        buffer._ledger = Ledger.unfilled()
+        return buffer
+
+    def _begin(self, ledger: Ledger, max_length: int) -> None:
+        self._max_length, self._limit = max_length, whole(max_length)
+        self._pending: list[Entry] = []
+        self._lock = threading.RLock()
+        self._folding = False
+        self._ledger = ledger
+
+    def _set_default_statistics(self) -> None:
+        for name in DEFAULT_STATISTICS:
+            self._statistics_methods.setdefault(name, getattr(HistoryBuffer, name))
+
+    # --- recording
+
+    def update(self, log_val: float, count: float = 1) -> None:
+        """Append a value.
+
+        Args:
+            log_val: a Python number; a sum over ``count`` samples, if ``count`` is not 1.
+            count: how many samples it is the sum over.
+
+        Raises:
+            ArgumentError: one of them is not a Python int or float.
+        """
+        if type(log_val) is not float or type(count) is not int:
+            if not isinstance(log_val, int | float) or not isinstance(count, int | float):
+                raise ArgumentError(
+                    f"log_val must be int or float but got {type(log_val)}, count must be int but got {type(count)}"
+                )
+            log_val, count = _plain(log_val), _plain(count)
+        pending = self._pending
+        pending.append((-1, math.nan, None, "", log_val, count))
+        if len(pending) >= FOLD_AT:
+            self.fold()
+
+    def fold(self) -> None:
+        """Move the pending entries into the columns."""
+        with self._lock:
+            if self._folding:  # a signal handler or a finalizer, amid the lines below
+                return
+            self._folding = True
+            try:
+                pending, ledger = self._pending, self._ledger
+                took = ledger.took
+                if 0 < took <= len(pending) and pending[took - 1] is ledger.taken:
+                    del pending[:took]  # an exception came between the last two lines of this block
+                if entries := pending[:]:
+                    self._ledger = ledger.extended(entries, self._limit)
+                    del pending[: len(entries)]
+            finally:
+                self._folding = False
+
+    def forked(self) -> None:
+        """Begin anew in a forked child, where the thread that may have held the lock does not exist."""
+        self._lock = threading.RLock()
+        self._folding = False
+
+    def _folded(self) -> Ledger:
+        if self._pending:
+            self.fold()
+        return self._ledger
+
+    # --- reading
+
+    @property
+    def max_length(self) -> int:
+        """How many values are kept; may be set, and is obeyed at the next update."""
+        return self._max_length
+
+    @max_length.setter
+    def max_length(self, max_length: int) -> None:
+        limit = whole(max_length)
+        with self._lock:
+            self.fold()  # by the old one
+            self._max_length, self._limit = max_length, limit
+
+    @property
+    def data(self) -> tuple[Array, Array]:
+        """The values and their counts: read-only views, which nothing changes later."""
+        ledger = self._folded()
+        return ledger.values.view, ledger.counts.view
+
+    @property
+    def _log_history(self) -> Array:
+        return self._folded().values.view
+
+    @_log_history.setter
+    def _log_history(self, values: Any) -> None:
+        self._assign(values=numbers(values))
+
+    @property
+    def _count_history(self) -> Array:
+        return self._folded().counts.view
+
+    @_count_history.setter
+    def _count_history(self, counts: Any) -> None:
+        self._assign(counts=numbers(counts))
+
+    def _assign(self, **columns: Any) -> None:
+        with self._lock:
+            self.fold()
+            # nobody knows what events the new values belong to
+            self._ledger = self._ledger._replace(stamps=None, increasing=False, **columns)
+
+    @property
+    def times(self) -> Array:
+        """When each value was published, in seconds since the epoch, read-only; NaN if it came from no hub."""
+        return self._folded().times
+
+    @property
+    def steps(self) -> Array:
+        """The step each value belongs to, read-only; ``NO_STEP`` if it came from no hub."""
+        return self._folded().steps
+
+    def records(self, since: int = -1) -> Records:
+        """Return what was recorded for a hub, in the order of ``seq``.
+
+        Args:
+            since: only what has a ``seq`` above this.
+        """
+        return Records(*self._folded().records(since))
+
+    # --- statistics
+
+    @classmethod
+    def register_statistics(cls, method: F) -> F:
+        """Register a function of a history for ``statistics``, under its ``__name__``; return it. A decorator.
+
+        It is registered for every class of histories. No state holds it: a new process registers it again.
+
+        Raises:
+            StatisticExistsError: one is registered under that name.
+        """
+        if method.__name__ in cls._statistics_methods:
+            raise StatisticExistsError
+        cls._statistics_methods[method.__name__] = method
+        return method
+
+    def statistics(self, method_name: str, *arg: Any, **kwargs: Any) -> Any:
+        """Return what the statistic of that name gives: a registered one, else a method of this class.
+
+        Raises:
+            UnknownStatisticError: there is none.
+        """
+        method = self._statistics_methods.get(method_name)
+        if method is None:
+            if method_name not in FURTHER_STATISTICS:
+                raise UnknownStatisticError(method_name)
+            method = getattr(HistoryBuffer, method_name)
+        return method(self, *arg, **kwargs)
+
+    def mean(self, window_size: int | None = None) -> Any:
+        """Return the sum of the latest values divided by that of their counts, a NumPy scalar.
+
+        Args:
+            window_size: how many values; None, 0, or more than there are for all; ``-k`` for all but the oldest ``k``.
+
+        Raises:
+            WindowTypeError: ``window_size`` is not an int.
+        """
+        ledger = self._folded()
+        size = _window(window_size, ledger.values)
+        return ledger.values.sum(size) / ledger.counts.sum(size)
+
+    def max(self, window_size: int | None = None) -> Any:
+        """Return the largest of the latest values, a NumPy scalar.
+
+        Raises:
+            WindowTypeError: ``window_size``, as for ``mean``, is not an int.
+            EmptyHistoryError: there are no values.
+        """
+        values = self._folded().values
+        return values.max(_window(window_size, values))
+
+    def min(self, window_size: int | None = None) -> Any:
+        """Return the smallest of the latest values, a NumPy scalar.
+
+        Raises:
+            WindowTypeError: ``window_size``, as for ``mean``, is not an int.
+            EmptyHistoryError: there are no values.
+        """
+        values = self._folded().values
+        return values.min(_window(window_size, values))
+
+    def current(self) -> Any:
+        """Return the newest value, a NumPy scalar.
+
+        Raises:
+            EmptyHistoryError: there are no values.
+        """
+        values = self._folded().values.view
+        if not len(values):
+            raise EmptyHistoryError("HistoryBuffer._log_history is an empty array! please call update first")
+        return values[-1]
+
+    def _latest(self, window_size: int | None) -> Array:
+        values = self._folded().values
+        return values.view[begin(_window(window_size, values), len(values)) :]
+
+    # --- copies and state
+
+    def __copy__(self) -> Self:
+        other = type(self).__new__(type(self))
+        other._begin(self._folded().shared(), self._max_length)
+        other.__dict__.update(self._attributes())
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = memo[id(self)] = self.__copy__()
+        other.__dict__.update(copy.deepcopy(self._attributes(), memo))
+        return other
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return what others set on this object."""
+        return {name: value for name, value in self.__dict__.items() if name not in OWN}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state, of builtins.
+
+        Raises:
+            UnsupportedTypeError: the values have a dtype that has no stored form: strings, or extended floats.
+        """
+        allow_in_torch_load()
+        state = {"max_length": self._limit, **self._folded().packed()}
+        if attributes := self._attributes():
+            state["attributes"] = attributes
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take the state of a history, or of mmengine's, whose statistics are registered.
+
+        Raises:
+            CorruptStateError: it is neither.
+            LimitExceededError: it holds more than 2**28 values.
+        """
+        if not isinstance(state, Mapping) or "max_length" not in state:
+            raise CorruptStateError(f"the state of a history is a dict with max_length, got {state!r:.80}")
+        ledger = Ledger.unpacked(state)
+        methods, attributes = state.get("statistics_methods", {}), state.get("attributes", {})
+        if "_log_history" in state:
+            attributes = {name: value for name, value in state.items() if name not in FOREIGN}
+        if not isinstance(methods, dict) or not all(map(callable, methods.values())):
+            raise CorruptStateError(f"the statistics of a history are functions by name, got {methods!r:.80}")
+        if not isinstance(attributes, dict) or any(name in OWN or name in vars(HistoryBuffer) for name in attributes):
+            raise CorruptStateError(f"the attributes of a history are others than its own, got {attributes!r:.80}")
+        try:
+            whole(max_length := state["max_length"])
+        except ArgumentError as error:
+            raise CorruptStateError(str(error)) from None
+        self._set_default_statistics()
+        self._statistics_methods.update(methods)
+        self._begin(ledger, max_length)
+        self.__dict__.update(attributes)
+
+
+def allow_in_torch_load() -> None:
+    """Let ``torch.load`` with ``weights_only=True`` make histories, if torch is loaded. Saving a history calls this."""
+    serialization: Any = getattr(sys.modules.get("torch"), "serialization", None)
+    if hasattr(serialization, "add_safe_globals"):
+        serialization.add_safe_globals([HistoryBuffer])
+
+
+def _plain(number: float) -> float:
+    """Return a number without its subclass."""
+    if isinstance(number, bool):
+        return number
+    return int(number) if isinstance(number, int) else float(number)
+
+
+def _window(window_size: int | None, values: Column) -> int:
+    if window_size is None:
+        return len(values)
+    if isinstance(window_size, int):
+        return window_size
+    raise WindowTypeError(window_size)

@@ -1,0 +1,156 @@
+"""The resumable state of a record: taken apart into a dict, and put back.
+
+A state dict has the three entries of mmengine's contract, ``log_scalars``, ``runtime_info`` and ``resumed_keys``. What
+a hub adds is in a fourth, ``asynchub``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+from collections.abc import Container, Mapping
+from typing import Any
+
+from asynchub.errors import StateDictError
+from asynchub.history import HistoryBuffer
+
+__all__ = ("loadable", "packed", "resumable", "unpacked")
+
+logger = logging.getLogger("asynchub")
+FORMAT = "asynchub hub 1"
+
+
+def _copied_infos(infos: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Return deep copies of runtime infos; what cannot be copied is taken by reference, with a warning in the log."""
+    copies: OrderedDict[str, Any] = OrderedDict()
+    for key, value in infos.items():
+        try:
+            copies[key] = copy.deepcopy(value)
+        except Exception:  # whatever a foreign object raises
+            logger.warning("%s in message_hub cannot be copied, just return its reference.", key)
+            copies[key] = value
+    return copies
+
+
+def _history_of(value: Any) -> HistoryBuffer | None:
+    """Return a history as it is, and what looks like mmengine's as a history; None of anything else."""
+    if isinstance(value, HistoryBuffer):
+        return value
+    names = ("max_length", "_log_history", "_count_history")
+    if not all(hasattr(value, name) for name in names):
+        return None
+    history = HistoryBuffer()
+    history.__setstate__({name: getattr(value, name) for name in names})
+    return history
+
+
+def _copied_histories(scalars: Mapping[str, Any]) -> dict[str, HistoryBuffer]:
+    """Return copies of histories; what is none is left out, with a warning in the log."""
+    copies = {}
+    for key, value in scalars.items():
+        history = _history_of(value)
+        if history is None:
+            logger.warning("%s in message_hub is not HistoryBuffer, just skip resuming it.", key)
+        else:
+            copies[key] = copy.deepcopy(history)
+    return copies
+
+
+def resumable(scalars: Mapping[str, Any], infos: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state dict of a record: copies of the keys whose flag is true, and all the flags."""
+    return {
+        "log_scalars": OrderedDict((key, copy.deepcopy(value)) for key, value in scalars.items() if flags.get(key)),
+        "runtime_info": _copied_infos({key: value for key, value in infos.items() if flags.get(key)}),
+        "resumed_keys": OrderedDict(flags),
+    }
+
+
+def loadable(
+    state: Any, present: Container[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, bool], dict[str, Any], bool]:
+    """Return copies of what a state, or a hub, brings to a record that has the keys ``present``.
+
+    Returns:
+        Histories, infos and flags by key, the entry ``asynchub``, and whether all this replaces what is there.
+
+    Raises:
+        StateDictError: ``state`` is neither a state dict nor a hub.
+    """
+    if not isinstance(state, dict):
+        parts: list[Any] = [getattr(state, name, None) for name in ("_log_scalars", "_runtime_info", "_resumed_keys")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise StateDictError(f"load_state_dict takes a state dict or a hub, got {type(state).__name__}")
+        scalars, infos, flags = (copy.deepcopy(part) for part in parts)
+        return {key: _history_of(value) or value for key, value in scalars.items()}, infos, flags, {}, True
+    _checked_state(state)
+    scalars = _copied_histories(state["log_scalars"])
+    infos = _copied_infos(state["runtime_info"])
+    flags = {}
+    for key, resumed in state["resumed_keys"].items():
+        if key not in scalars and key not in infos and key not in present:
+            logger.warning("resumed key: %s is not defined in message_hub, just skip resuming this key.", key)
+            continue
+        if not resumed:
+            logger.warning(
+                "Although resumed key: %s is False, %s will still be loaded this time. This key will not be saved by "
+                "the next calling of `MessageHub.state_dict()`",
+                key,
+                key,
+            )
+        flags[key] = resumed
+    return scalars, infos, flags, dict(state.get("asynchub", {})), False
+
+
+def _checked_state(state: Any) -> dict[str, Any]:
+    """Return ``state`` if it is a state dict.
+
+    Raises:
+        StateDictError: an entry is missing, or is not a dict.
+    """
+    for name in ("log_scalars", "runtime_info", "resumed_keys"):
+        if name not in state:
+            raise StateDictError(f"The loaded `state_dict` of `MessageHub` must contain key: `{name}`")
+        if not isinstance(state[name], dict):
+            raise StateDictError(f"`{name}` of a state dict must be a dict, got {type(state[name]).__name__}")
+    extra = state.get("asynchub", {})
+    subscribers = extra.get("subscribers", {}) if isinstance(extra, dict) else None
+    whole = (
+        isinstance(subscribers, dict)
+        and all(isinstance(one, dict) and {"state", "seq"} <= one.keys() for one in subscribers.values())
+        and all(isinstance(extra.get(name, 0), int) for name in ("step", "seq"))
+    )
+    if not whole:
+        raise StateDictError(f"`asynchub` of a state dict must hold step, seq and subscribers, got {extra!r:.200}")
+    return state  # type: ignore[no-any-return]
+
+
+def packed(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return ``state`` as a tree that ``asynchub.codec`` can write."""
+    scalars = [[key, history.__getstate__()] for key, history in state["log_scalars"].items()]
+    return {
+        "format": FORMAT,
+        "name": name,
+        "log_scalars": scalars,
+        "runtime_info": dict(state["runtime_info"]),
+        "resumed_keys": dict(state["resumed_keys"]),
+        "asynchub": state.get("asynchub", {}),
+    }
+
+
+def unpacked(tree: Any) -> dict[str, Any]:
+    """Return the state dict that ``packed`` made a tree of.
+
+    Raises:
+        StateDictError: it is not one.
+    """
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise StateDictError(f"wanted the state of a hub, got {tree!r:.200}; was it written by hub.save()?")
+    scalars: OrderedDict[str, HistoryBuffer] = OrderedDict()
+    for entry in tree.get("log_scalars", ()):
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise StateDictError(f"a scalar of a saved state must be [key, history], got {entry!r:.200}")
+        history = HistoryBuffer()
+        history.__setstate__(entry[1])
+        scalars[entry[0]] = history
+    return _checked_state({**tree, "log_scalars": scalars})

@@ -1,0 +1,411 @@
+"""What a subscriber reads, and all that it knows of the hub.
+
+Order: a subscription yields events in the order of ``Event.seq``; first those that ``replay`` asked for, then the live
+    ones, without a gap or a repeat.
+Lag: it may be ``max_lag`` events behind; beyond that it loses what its ``overflow`` says.
+Handled: an event counts as handled when the next one is asked for; a batch, when the next batch is.
+Closing: a closed subscription yields what it still holds, then ends.
+Cancellation: a wait that is cancelled loses nothing.
+Threads: one task reads at a time; ``close``, ``publish``, ``request`` and ``statistics`` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import types
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from asynchub.bus import EventBus
+from asynchub.channels import Cursor, Overflow, Selection
+from asynchub.errors import LagExceededError, SubscriptionError
+from asynchub.events import Event, EventsDropped, Request
+
+__all__ = ("PARKED", "Publisher", "Subscription", "SubscriptionStatistics")
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R", bound=Request)
+BATCH = 256
+"""Events handed out between two checkpoints."""
+PARKED = object()
+"""What a control subscriber's coroutine yields when it asks for an event that is not there yet."""
+
+
+class Publisher(Protocol):
+    """Where a subscriber's own events go: the hub."""
+
+    def publish(self, event: E, *, step: int | None = None) -> E: ...
+    def update_scalar(
+        self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
+    ) -> None: ...
+    def request(self, request: R) -> R: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStatistics:
+    """How a subscription is doing.
+
+    Attributes:
+        name: its name.
+        lag: events published and not yet handed out.
+        delivered: events handed out.
+        dropped: events lost because it fell behind, or replaced by newer ones (``overflow="latest"``).
+        errors: how often its subscriber raised.
+        busy_seconds: time between handing out events and the next ask, summed; awaits included.
+        max_lag: how many events it may be behind.
+        overflow: what happens beyond.
+        closed: whether it was closed.
+    """
+
+    name: str
+    lag: int
+    delivered: int
+    dropped: int
+    errors: int
+    busy_seconds: float
+    max_lag: int
+    overflow: Overflow
+    closed: bool
+
+
+@types.coroutine
+def _park() -> Generator[object, None, None]:
+    yield PARKED
+
+
+class _Batches:
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        batch = await self._subscription._next_batch()
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+
+class Subscription:
+    """A cursor over the log of a hub: an async iterator of events.
+
+    Made by ``MessageHub.subscribe`` and ``MessageHub.attach``. As a context manager it closes itself.
+
+    Attributes:
+        name: its name, unique in the hub.
+        control: whether it is read at settle points only.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        publisher: Publisher,
+        name: str,
+        selection: Selection,
+        *,
+        max_lag: int,
+        overflow: Overflow,
+        past: Callable[[], Iterator[Event]] | None = None,
+        past_seq: int | None = None,
+        keep: Callable[[Event], bool] | None = None,
+        control: bool = False,
+    ) -> None:
+        self.name = name
+        self.control = control
+        self.errors = 0
+        self._bus = bus
+        self._publisher = publisher
+        self._keep = keep
+        self._past: Iterator[Event] | None = None
+        self._cursor = Cursor(name, max_lag, overflow)
+        self._batch: list[Event] = []
+        self._index = 0
+        self._rest: list[Event] | None = None  # what a closed subscription still has to yield
+        self._left: list[Event] = []  # what came after an event for which the predicate raised
+        self._error: Exception | None = None  # what it raised, if other events are to be handed out before
+        self._resting = True
+        self._reading = False
+        self._waiters: list[tuple[int, Callable[[], None]]] = []
+        self._asked = False  # whether one of them waits for a moment between two events
+        self._delivered = 0
+        self._busy_seconds = 0.0
+        self._handed_at: float | None = None
+        self._eager = False
+        self.last_seq = bus.seq
+        """``seq`` of the newest event handed out, or before which nothing was to be handed out."""
+
+        def begin() -> None:
+            self.last_seq = bus.seq if past_seq is None else past_seq
+            if past is not None:
+                self._past = past()
+
+        bus.add(self._cursor, selection, begin)
+
+    # --- reading
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        index = self._index
+        if index == len(self._batch):
+            batch = await self._next_batch()
+            if batch is None:
+                raise StopAsyncIteration
+            self._batch = batch
+            index = 0
+        elif self._asked and index and self._keep is None:  # `every` has been asked about the whole batch
+            self._amid_batch(index)
+        self._index = index + 1
+        return self._batch[index]
+
+    def _amid_batch(self, index: int) -> None:
+        """Have those called who wait for a moment between two events."""
+        with self._bus.collecting:
+            newest, self.last_seq = self.last_seq, self._batch[index - 1].seq
+            try:
+                self._asked = False
+                calls = [call for position, call in self._waiters if position <= 0]
+                self._waiters = [waiter for waiter in self._waiters if waiter[0] > 0]
+                for call in calls:
+                    call()
+            finally:
+                self.last_seq = newest
+
+    def batches(self) -> AsyncIterator[list[Event]]:
+        """Return an async iterator of lists of events: all that has come, 1 to 256 at a time."""
+        return _Batches(self)
+
+    async def _next_batch(self) -> list[Event] | None:
+        """Return the next events, or None at the end."""
+        if self._index < len(self._batch):  # a single event was read before: hand out what is left of its batch
+            rest = self._batch[self._index :]
+            self._batch, self._index = [], 0
+            self.last_seq = rest[-1].seq
+            return rest
+        if self._reading:
+            raise SubscriptionError(f"subscription {self.name!r} is being read by another task; subscribe once more")
+        self._reading = True
+        self._batch, self._index = [], 0
+        if self._cursor.thread is None and not self.control:
+            self._cursor.thread = threading.get_ident()
+        try:
+            if self._handed_at is not None:
+                self._busy_seconds += time.perf_counter() - self._handed_at
+                self._handed_at = None
+            if self._eager and not self.control:
+                await checkpoint()
+            self._eager = True
+            station = None
+            try:
+                while not (batch := self._take()):
+                    if self._rest is not None:
+                        return None
+                    self._eager = False
+                    if self.control:
+                        await _park()
+                    else:
+                        if station is None:
+                            station = self._bus.station()
+                            self._cursor.thread = station.thread
+                        await station.wait(self._something_to_do)
+            finally:
+                if station is not None:
+                    station.leave()
+            if station is not None:
+                station.found()
+            self._handed_at = time.perf_counter()
+            return batch
+        finally:
+            self._reading = False
+
+    def _something_to_do(self) -> bool:
+        return self._cursor.ready() or self._rest is not None
+
+    def ready(self) -> bool:
+        """Tell whether asking for the next event would return at once; collects nothing."""
+        return (
+            self._past is not None
+            or self._index < len(self._batch)
+            or bool(self._left)
+            or self._error is not None
+            or self._rest is not None
+            or self._cursor.ready()
+        )
+
+    def _take(self) -> list[Event]:
+        """Take what there is, let go of what was handed out before, and tell those who wait for that."""
+        with self._bus.collecting:
+            self._rested()
+            while True:
+                if self._error is not None:
+                    error, self._error = self._error, None
+                    raise error
+                left, self._left = self._left, []
+                events = left or self._take_some()
+                if not events:
+                    return events
+                self.last_seq = events[-1].seq
+                if self._keep is not None:
+                    events = self._kept(events, self._keep)
+                if events:
+                    self._resting = False
+                    self._delivered += len(events) - (type(events[0]) is EventsDropped)
+                    return events
+                self._rested()
+
+    def _kept(self, events: list[Event], keep: Callable[[Event], bool]) -> list[Event]:
+        """Return those that it is to get; when asking raises, that event counts as handled and the rest as not read."""
+        kept: list[Event] = []
+        for index, event in enumerate(events):
+            try:
+                if keep(event):
+                    kept.append(event)
+            except Exception as error:
+                self._left = events[index + 1 :]
+                self.last_seq = event.seq
+                if not kept:
+                    raise
+                self._error = error
+                break
+        return kept
+
+    def _take_some(self) -> list[Event]:
+        if self._past is not None:
+            events = list(islice(self._past, BATCH))
+            if events:
+                return events
+            self._past = None
+        if self._rest is not None:
+            events = self._rest[:BATCH]
+            del self._rest[:BATCH]
+            failure = self._cursor.failure
+            if not events and failure is not None:
+                self._cursor.failure = None
+                raise failure
+            return events
+        self._bus.collect()
+        channel = self._cursor.channel
+        try:
+            events = [] if channel is None else channel.take(self._cursor, BATCH)
+        except LagExceededError:
+            self.close()
+            raise
+        if events and self._cursor.overflow == "block":
+            self._bus.made_room()
+        return events
+
+    def _rested(self) -> None:
+        if self._left or self._error is not None:
+            return
+        self._resting = True
+        self._cursor.handled = self._cursor.position
+        if self._waiters:
+            waiters, self._waiters, self._asked = self._waiters, [], False
+            for position, call in waiters:
+                self.when_handled(position, call)
+
+    def end_position(self) -> int:
+        """Return the position that this subscription reaches when it has handled all that was published so far."""
+        with self._bus.collecting:
+            self._bus.collect()
+            return self._cursor.channel.end if self._cursor.channel is not None else 0
+
+    def when_handled(self, position: int, call: Callable[[], None]) -> None:
+        """Call ``call`` once, between two batches, when all before ``position`` was handled or reading has ended.
+
+        It runs in the reader's thread, or at once in this one if that is so already.
+        """
+        with self._bus.collecting:
+            drained = self._rest is not None and not self._rest and self._past is None
+            caught_up = self._past is None and self._cursor.handled >= position and self._rest is None
+            if self._resting and (position <= 0 or drained or caught_up):
+                call()
+            else:
+                self._waiters.append((position, call))
+                self._asked = self._asked or position <= 0
+
+    def unread(self, events: list[Event]) -> None:
+        """Hand out ``events``, the rest of the last batch, once more."""
+        self._batch, self._index = events, 0
+        self._delivered -= len(events)
+
+    def read_here(self) -> None:
+        """Say that the calling thread's loop is the one that will read it, before it does."""
+        self._cursor.thread = threading.get_ident()
+
+    # --- answering
+
+    def publish(self, event: E, *, step: int | None = None) -> E:
+        """Publish ``event`` on the hub; return it as stamped. See ``MessageHub.publish``."""
+        return self._publisher.publish(event, step=step)
+
+    def update_scalar(self, key: str, value: Any, count: int = 1, *, step: int | None = None) -> None:
+        """Record a scalar of the subscriber's own. See ``MessageHub.update_scalar``."""
+        self._publisher.update_scalar(key, value, count, step=step)
+
+    def request(self, request: R) -> R:
+        """Ask something of the training loop, in this subscription's name; return the request as stamped.
+
+        See ``MessageHub.request``.
+        """
+        return self._publisher.request(request if request.author else replace(request, author=self.name))
+
+    # --- living
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed; it may still hold events to yield."""
+        return self._rest is not None
+
+    def close(self) -> None:
+        """End it: it yields what it still holds, then stops. Closing twice is fine."""
+        with self._bus.collecting:
+            if self._rest is None:
+                self._rest = self._bus.remove(self._cursor)
+                if self._resting:
+                    self._rested()
+        self._bus.hurry()
+
+    def finish(self) -> None:
+        """Close it and forget what it holds: nobody will read it."""
+        self.close()
+        with self._bus.collecting:
+            if self._index < len(self._batch):  # broken off amid a batch: what it was not handed is still to come
+                self.last_seq = self._batch[self._index - 1].seq if self._index else self._batch[0].seq - 1
+            self._past = None
+            self._rest, self._left, self._error = [], [], None
+            self._batch, self._index = [], 0
+            self._rested()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Return how it is doing now."""
+        with self._bus.collecting:
+            self._bus.collect()
+            held = len(self._left) + (len(self._rest) if self._rest is not None else self._cursor.lag)
+            return SubscriptionStatistics(
+                name=self.name,
+                lag=held,
+                delivered=self._delivered,
+                dropped=self._cursor.dropped,
+                errors=self.errors,
+                busy_seconds=self._busy_seconds,
+                max_lag=self._cursor.max_lag,
+                overflow=self._cursor.overflow,
+                closed=self._rest is not None,
+            )

@@ -1,0 +1,122 @@
+"""For the tests of subscribers, and for replays: drive one by hand over events of your own.
+
+Threads: none is started, and no event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from asynchub.bus import EventBus
+from asynchub.channels import Selection
+from asynchub.control import ControlSubscriber, SettlePoint
+from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
+from asynchub.runner import Subscriber
+from asynchub.subscription import Subscription
+
+__all__ = ("Drive", "drive", "scalars")
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R", bound=Request)
+
+
+class Drive:
+    """A control subscriber with a settle point of its own.
+
+    Args:
+        subscriber: it.
+        wanted: key patterns and event classes it gets; default its ``keys``, else everything.
+
+    Attributes:
+        answers: what it has published and requested so far, in order, as stamped.
+    """
+
+    def __init__(self, subscriber: Subscriber, *wanted: str | type[Event]) -> None:
+        self.answers: list[Event] = []
+        self._step = 0
+        self._bus = EventBus()
+        self._point = SettlePoint(self._bus, self)
+        selection = Selection.of(wanted or getattr(subscriber, "keys", ()) or ("**",))
+        name = type(subscriber).__name__
+        self._events = Subscription(self._bus, self, name, selection, max_lag=1 << 20, overflow="raise", control=True)
+        self._control = ControlSubscriber(name, 0, lambda: subscriber(self._events), self._events)
+        self._point.add(self._control)
+
+    def send(self, event: Event) -> list[Event]:
+        """Hand it an event, if it wants it, and settle; return what it answered.
+
+        An event without ``seq`` is stamped as the next one.
+
+        Raises:
+            ControlFailedError: it raised.
+        """
+        before = len(self.answers)
+        self._step = self._step if event.step is None else event.step
+        if event.seq < 0:
+            event = event.stamped(self._bus.seq + 1, time.time(), self._step)
+        self._bus.seq = max(self._bus.seq, event.seq)
+        if self._bus.wants(event.key, type(event)):
+            self._bus.entries.append(event)
+        self._point.settle(None)
+        return self.answers[before:]
+
+    def close(self) -> list[Event]:
+        """End its events and let it finish; return what it answered to that.
+
+        Raises:
+            ControlFailedError: it raised.
+        """
+        before = len(self.answers)
+        self._events.close()
+        self._point.close()
+        return self.answers[before:]
+
+    # --- what the subscriber sees of a hub
+
+    def publish(self, event: E, *, step: int | None = None) -> E:
+        """Keep an event that the subscriber publishes."""
+        if step is None:
+            step = self._step if event.step is None else event.step
+        stamped = event.stamped(self._bus.seq + 1, time.time(), step)
+        self._bus.seq += 1
+        self.answers.append(stamped)
+        return stamped
+
+    def update_scalar(
+        self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
+    ) -> None:
+        """Keep a scalar that the subscriber records."""
+        self.publish(ScalarUpdated(key=key, value=value, count=count), step=step)
+
+    def update_info(self, key: str, value: Any, resumed: bool = True, *, step: int | None = None) -> None:
+        """Keep a runtime info that the subscriber sets."""
+        self.publish(InfoUpdated(key=key, value=value), step=step)
+
+    def request(self, request: R) -> R:
+        """Keep a request that the subscriber makes; nobody applies it."""
+        return self.publish(request)
+
+
+def drive(subscriber: Subscriber, events: Iterable[Event], *wanted: str | type[Event]) -> list[Event]:
+    """Run a control subscriber over ``events``, settling after each, to its end; return what it answered.
+
+    Args:
+        subscriber: it.
+        events: what it gets, as far as it wants it; those without ``seq`` are stamped.
+        wanted: as for ``Drive``.
+
+    Raises:
+        ControlFailedError: it raised.
+    """
+    driven = Drive(subscriber, *wanted)
+    for event in events:
+        driven.send(event)
+    driven.close()
+    return driven.answers
+
+
+def scalars(key: str, values: Iterable[float]) -> list[ScalarUpdated]:
+    """Return one ``ScalarUpdated`` of ``key`` for each value, at steps 1, 2, …."""
+    return [ScalarUpdated(key=key, value=value, step=step) for step, value in enumerate(values, 1)]

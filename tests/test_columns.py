@@ -1,0 +1,228 @@
+"""Columns that grow, and their stored form."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from asynchub.columns import Column, decode_column, encode_column
+from asynchub.errors import CorruptStateError, LimitExceededError, UnsupportedTypeError
+
+RAW, CONSTANT, SINGLE, INT8, INT16, INT32, OBJECTS = 0, 1, 2, 3, 4, 5, 32
+DTYPES = ["|b1", "|i1", "|u1", "<i2", ">i4", "<i4", "<i8", "<u8", ">f8", "<f2", "<f4", "<f8", "<c8", ">c16"]
+
+numbers = st.one_of(
+    st.booleans(),
+    st.integers(-5, 5),
+    st.integers(-(2**63), 2**64),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.sampled_from([2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 2**53 + 1, -0.0]),
+)
+
+
+def same_bits(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype == object:
+        return all(same_number(a, b) for a, b in zip(one, other, strict=True))
+    return one.tobytes() == other.tobytes()
+
+
+def same_number(one: Any, other: Any) -> bool:
+    if type(one) is float and type(other) is float:
+        return struct.pack("d", one) == struct.pack("d", other)
+    return type(one) is type(other) and bool(one == other)
+
+
+@given(st.lists(st.lists(numbers, min_size=1, max_size=20), max_size=6), st.sampled_from([*DTYPES, "|O"]))
+def test_numbers_are_promoted_as_by_numpy_append(chunks: list[list[Any]], dtype: str) -> None:
+    column = Column(np.zeros(2, dtype))
+    expected = np.zeros(2, dtype)
+    for chunk in chunks:
+        column = column.with_numbers(chunk)
+        for number in chunk:
+            expected = np.append(expected, number)
+        assert same_bits(column.view, expected)
+
+
+@pytest.mark.parametrize("dtype", ["<U1", "|S1"])
+def test_a_column_of_strings_takes_numbers_as_numpy_append_does(dtype: str) -> None:
+    expected = np.array(["a"], dtype)
+    column = Column(expected).with_numbers([1, True, 2.5])
+    for number in (1, True, 2.5):
+        expected = np.append(expected, number)
+    assert same_bits(column.view, expected)
+
+
+def test_a_view_stays_as_it_was_while_its_column_grows_and_slides(rng: np.random.Generator) -> None:
+    column = Column(np.empty(0))
+    model = np.empty(0)
+    taken = []
+    for _ in range(300):
+        new = rng.normal(size=rng.integers(1, 40))
+        column = column.extended(new).without(int(rng.integers(0, 30)))
+        model = np.append(model, new)[-len(column) :] if len(column) else np.empty(0)
+        assert same_bits(column.view, model)
+        taken.append((column.view, column.view.copy()))
+    assert all(same_bits(view, copy) for view, copy in taken)
+
+
+def test_a_view_cannot_be_written_to() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        Column(np.zeros(3)).view[0] = 1
+
+
+def test_columns_that_share_cells_grow_apart() -> None:
+    one = Column(np.zeros(2)).extended(np.ones(1))
+    other = one.shared()
+    left, right = one.extended(np.full(1, 2.0)), other.extended(np.full(1, 3.0))
+    assert left.view.tolist() == [0, 0, 1, 2]
+    assert right.view.tolist() == [0, 0, 1, 3]
+
+
+def test_cells_are_copied_rarely_at_full_length() -> None:
+    column = Column(np.zeros(1000))
+    copies = 0
+    for _ in range(10_000):
+        before = column.cells
+        column = column.extended([1.0]).without(1)
+        copies += column.cells is not before
+    assert len(column) == 1000
+    assert copies <= 21
+    assert len(column.cells) <= 1600
+
+
+@given(npst.arrays(st.sampled_from(DTYPES), st.integers(0, 40)))
+def test_what_is_stored_comes_back_bit_for_bit(array: np.ndarray[Any, Any]) -> None:
+    back = decode_column(encode_column(array), max_length=40)
+    assert same_bits(back, array)
+    assert back.flags.writeable
+    assert back.flags.owndata
+
+
+@given(st.lists(numbers, max_size=20))
+def test_objects_that_are_numbers_come_back_as_they_were(items: list[Any]) -> None:
+    array = np.empty(len(items), object)
+    array[:] = items
+    assert same_bits(decode_column(encode_column(array), max_length=20), array)
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "size"),
+    [
+        (np.ones(1000, np.int64), CONSTANT, 8),
+        (np.full(1000, np.nan), CONSTANT, 8),
+        (np.arange(1000, dtype=np.complex128) * 0, CONSTANT, 16),
+        (np.random.default_rng(0).normal(size=1000).astype("f4").astype("f8"), SINGLE, 4000),
+        (np.array([1.5, np.nan, np.inf, -0.0, 0.0]), SINGLE, 20),
+        (np.arange(100), INT8, 100),
+        (np.arange(1000) - 500, INT16, 2000),
+        (np.arange(1000, dtype=np.int32), INT16, 2000),
+        (np.arange(1000) * 100, INT32, 4000),
+        (np.arange(1000) + 2**40, RAW, 8000),
+        (np.random.default_rng(0).normal(size=1000), RAW, 8000),
+        (np.array([0.0, -0.0]), SINGLE, 8),
+        (np.array([1.0, 1e300]), RAW, 16),
+        (np.array([1.0, 5e-324]), RAW, 16),
+        (np.array([0, 0x7FF0000000000001, 0x7FF8000000000123]).view("f8"), RAW, 24),
+        (np.empty(0), RAW, 0),
+    ],
+)
+def test_the_shortest_exact_form_is_chosen(values: np.ndarray[Any, Any], code: int, size: int) -> None:
+    stored = encode_column(values)
+    assert stored[0] == code
+    assert len(stored[3]) == size
+    assert same_bits(decode_column(stored, max_length=1000), values)
+
+
+def test_a_column_with_gaps_between_its_cells_is_stored_as_its_values() -> None:
+    array = np.arange(20.0)[::3]
+    assert same_bits(decode_column(encode_column(array), max_length=20), array.copy())
+
+
+def test_a_constant_column_may_come_back_in_one_cell() -> None:
+    back = decode_column([CONSTANT, "<f8", 2**27, struct.pack("<d", 2.5)], max_length=2**28, writable=False)
+    assert back.strides == (0,)
+    assert back[-1] == 2.5
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.zeros(2, np.longdouble), np.zeros((2, 2)), np.zeros(1, "V3")])
+def test_what_has_no_form_that_is_the_same_everywhere_is_refused(array: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(UnsupportedTypeError):
+        encode_column(array)
+
+
+def test_an_object_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UnsupportedTypeError):
+        encode_column(np.array([1, None], object))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        None,
+        "0123",
+        [],
+        [0, "<f8", 1],
+        [0, "<f8", 1, b"1234567", 0],
+        [0, "<f8", 1, b"1234567"],
+        [0, "<f8", 1, "12345678"],
+        [0, "<f8", -1, b""],
+        [0, "<f8", 1.0, b"12345678"],
+        [True, "<f8", 1, b"12345678"],
+        [0, 5, 1, b"12345678"],
+        [0, "O", 1, b"12345678"],
+        [0, "|O", 1, b"12345678"],
+        [0, "<f16", 1, b"0" * 16],
+        [0, "S2147483647", 1, b""],
+        [0, "<f8,<f8", 1, b"0" * 16],
+        [6, "<f8", 1, b"12345678"],
+        [1, "<f8", 1, b""],
+        [2, "<f4", 1, b"1234"],
+        [3, "|i1", 1, b"1"],
+        [3, "<u8", 1, b"1"],
+        [3, "<f8", 1, b"1"],
+        [4, "<i2", 1, b"12"],
+        [5, "<i4", 1, b"1234"],
+        [5, ">i8", 1, b"1234"],
+        [0, "|b1", 2, b"\1\2"],
+        [32, "<f8", 1, b"i1"],
+        [32, "|O", 1, b""],
+        [32, "|O", 0, b"i1"],
+        [32, "|O", 2, b"i1"],
+        [32, "|O", 1, b"i"],
+        [32, "|O", 1, b"i 1"],
+        [32, "|O", 1, b"i1_0"],
+        [32, "|O", 1, b"i+1"],
+        [32, "|O", 1, b"f00"],
+        [32, "|O", 1, b"b2"],
+        [32, "|O", 1, b"x1"],
+        [32, "|O", 1, b"i\xff"],
+        [32, "|O", 1, b"i1\n"],
+    ],
+)
+def test_a_damaged_column_is_refused(stored: Any) -> None:
+    with pytest.raises(CorruptStateError):
+        decode_column(stored, max_length=100)
+
+
+@pytest.mark.parametrize("code", [RAW, CONSTANT, SINGLE, INT32, OBJECTS])
+def test_a_column_longer_than_allowed_is_refused_before_anything_is_allocated(code: int) -> None:
+    with pytest.raises(LimitExceededError):
+        decode_column([code, "<f8", 2**40, b"12345678"], max_length=2**28)
+
+
+@given(st.integers(-1, 40), st.sampled_from([*DTYPES, "|O", "O", "<M8[s]"]), st.integers(-1, 9), st.binary(max_size=64))
+def test_random_columns_are_read_or_refused(code: int, dtype: str, length: int, payload: bytes) -> None:
+    try:
+        array = decode_column([code, dtype, length, payload], max_length=8)
+    except (CorruptStateError, LimitExceededError):
+        return
+    assert len(array) == length <= 8
