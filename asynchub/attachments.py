@@ -142,16 +142,13 @@ class Attachments:
             self.runner.add(attachment)
 
     def detach(self, attachment: Attachment) -> None:
-        """Take one off: it handles what it holds and ends."""
+        """Take one off: it handles what it holds and ends; a control subscriber at the next settle point."""
         with self._lock:
             if self._all.get(attachment.name) is not attachment:
                 return
             self._forget(attachment)
-            control = self._controls.pop(attachment.name, None)
+            self._controls.pop(attachment.name, None)
         attachment.subscription.close()
-        if control is not None and not control.has_something_to_do():
-            control.end()
-            self._settle_point.remove(control)
 
     def _forget(self, attachment: Attachment) -> None:
         for table in (self._all, self._terms, self._order):

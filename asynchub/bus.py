@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from asynchub.channels import Channel, Cursor, Selection
-from asynchub.errors import DeadlockError, LagExceededError, WaitTimeoutError
+from asynchub.errors import ArgumentError, DeadlockError, LagExceededError, WaitTimeoutError
 from asynchub.events import Event, ScalarUpdated, scalar_updated, scalars_updated
 from asynchub.loops import LoopHandle, Station
 
@@ -70,9 +70,16 @@ class EventBus:
     Args:
         latency: seconds a reader lets events gather before it looks again.
         capacity: entries held before the publisher itself collects.
+
+    Raises:
+        ArgumentError: ``latency`` is not a number of 0 or more, or ``capacity`` not an int above 0.
     """
 
     def __init__(self, latency: float = 0.02, capacity: int = 65_536) -> None:
+        if not isinstance(latency, int | float) or not latency >= 0:
+            raise ArgumentError(f"latency must be seconds, 0 or more, got {latency!r:.80}")
+        if not isinstance(capacity, int) or capacity < 1:
+            raise ArgumentError(f"capacity must be an int above 0, got {capacity!r:.80}")
         self.latency = latency
         self.capacity = capacity
         self.changed: Callable[[], None] = lambda: None

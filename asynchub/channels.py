@@ -170,6 +170,8 @@ class Channel:
         """
         end = self.base + len(self.events)
         lag = end - cursor.position
+        if not lag and cursor.missed is None and not cursor.newest:
+            return []
         if lag > cursor.max_lag and cursor.overflow == "raise":
             cursor.position = end
             raise LagExceededError(cursor.name, lag, cursor.max_lag)

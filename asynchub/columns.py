@@ -22,7 +22,6 @@ Stored form: bit-exact or refused. ``[code, dtype, length, payload]``, builtins 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -38,10 +37,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SPARE = 64
 """Cells allocated beyond the values at least, when a column grows."""
-PACKED_AS = {np.dtype(np.float64): "d", np.dtype(np.int64): "q"}
+FLOAT64 = np.dtype(np.float64)
+NOTHING: Array = np.empty(0)
+PACKED_AS = {FLOAT64: "d", np.dtype(np.int64): "q"}
 """Columns that may take many numbers at once, and their ``struct`` codes."""
-SINGLE_TYPE = {"d": float, "q": int}
-"""The type of number that such a column takes as it is."""
 OWN_DTYPE = {kind: np.asarray(kind()).dtype for kind in (bool, int, float)}
 
 RAW, CONSTANT, SINGLE, INT8, INT16, INT32, OBJECTS = 0, 1, 2, 3, 4, 5, 32
@@ -124,16 +123,18 @@ class Column:
     def with_numbers(self, numbers: Sequence[Any]) -> Self:
         """Return this column with Python numbers at its end, promoted like ``numpy.append`` of each in turn."""
         dtype = self.cells.dtype
-        code = PACKED_AS.get(dtype)
-        if len(numbers) == 1 and type(numbers[0]) is SINGLE_TYPE.get(code):
-            with contextlib.suppress(OverflowError):
-                return self.extended(numbers)
-        if code is not None:
-            with contextlib.suppress(struct.error, OverflowError):  # a float, or an int that needs another dtype
+        if dtype is FLOAT64 and len(numbers) == 1 and type(numbers[0]) is float:
+            return self.extended(numbers)
+        if (code := PACKED_AS.get(dtype)) is not None:
+            try:
                 packed = packed_numbers(code, numbers)
-                # beyond 64 bits an int makes objects of all; NaN and infinities have to be looked at, too
-                if code == "q" or np.maximum.reduce(np.abs(packed)) < 2**63 or set(map(type, numbers)) == {float}:
-                    return self.extended(packed)
+            except (struct.error, OverflowError):  # a float, or an int that needs another dtype
+                packed = NOTHING
+            # beyond 64 bits an int makes objects of all; NaN and infinities have to be looked at, too
+            if len(packed) and (
+                code == "q" or np.maximum.reduce(np.abs(packed)) < 2**63 or set(map(type, numbers)) == {float}
+            ):
+                return self.extended(packed)
         column = self
         for promoted, run in _runs(dtype, numbers):
             cells = np.empty(len(run), promoted)

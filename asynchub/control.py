@@ -74,6 +74,7 @@ class ControlSubscriber:
         """
         answer: Any = None
         error: BaseException | None = None
+        self._subscription.limit = self._subscription.end_position()
         while True:
             self.thread = threading.get_ident()
             try:

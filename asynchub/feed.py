@@ -217,7 +217,7 @@ class Feed(Record):
     def _newest(self, key: str) -> Any:
         history = self._log_scalars.get(key)
         if isinstance(history, HistoryBuffer) and len(history.data[0]):
-            return history.current().item()
+            return history.data[0][-1:].tolist()[0]  # a Python number, whatever the dtype
         return self._runtime_info.get(key)
 
     def past(self, selection: Selection, replay: Replay, since: int | None) -> Iterator[Event]:

@@ -17,7 +17,7 @@ import math
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self, TypeVar
 
 from asynchub.columns import Array, Column
@@ -30,7 +30,7 @@ from asynchub.errors import (
     UnknownStatisticError,
     WindowTypeError,
 )
-from asynchub.ledger import UNSTAMPED, Entry, Ledger, numbers, whole
+from asynchub.ledger import UNSTAMPED, Entry, Ledger, Sliceable, numbers, whole
 from asynchub.windows import WindowStatistics, begin
 
 __all__ = ("FOLD_AT", "NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
@@ -83,9 +83,7 @@ class HistoryBuffer(WindowStatistics):
 
     _statistics_methods: dict[str, Callable[..., Any]] = {}  # noqa: RUF012  # one for all classes: the contract
 
-    def __init__(
-        self, log_history: Sequence[Any] = (), count_history: Sequence[Any] = (), max_length: int = 1000000
-    ) -> None:
+    def __init__(self, log_history: Sliceable = (), count_history: Sliceable = (), max_length: int = 1000000) -> None:
         limit = whole(max_length)
         self._set_default_statistics()
         size = len(log_history)
@@ -349,7 +347,7 @@ class HistoryBuffer(WindowStatistics):
             attributes = {name: value for name, value in state.items() if name not in FOREIGN}
         if not isinstance(methods, dict) or not all(map(callable, methods.values())):
             raise CorruptStateError(f"the statistics of a history are functions by name, got {methods!r:.80}")
-        if not isinstance(attributes, dict) or any(name in OWN or name in vars(HistoryBuffer) for name in attributes):
+        if not isinstance(attributes, dict) or not all(map(_may_be_set, attributes)):
             raise CorruptStateError(f"the attributes of a history are others than its own, got {attributes!r:.80}")
         try:
             whole(max_length := state["max_length"])
@@ -357,7 +355,12 @@ class HistoryBuffer(WindowStatistics):
             raise CorruptStateError(str(error)) from None
         self._set_default_statistics()
         self._statistics_methods.update(methods)
-        self._begin(ledger, max_length)
+        if "_pending" in self.__dict__:  # whoever appends to it knows only this list
+            with self._lock:
+                self._pending.clear()
+                self._ledger, self._max_length, self._limit = ledger, max_length, whole(max_length)
+        else:
+            self._begin(ledger, max_length)
         self.__dict__.update(attributes)
 
 
@@ -366,6 +369,11 @@ def allow_in_torch_load() -> None:
     serialization: Any = getattr(sys.modules.get("torch"), "serialization", None)
     if hasattr(serialization, "add_safe_globals"):
         serialization.add_safe_globals([HistoryBuffer])
+
+
+def _may_be_set(name: object) -> bool:
+    """Tell whether a state may set an attribute of this name."""
+    return isinstance(name, str) and name not in OWN and not hasattr(HistoryBuffer, name)
 
 
 def _plain(number: float) -> float:
@@ -381,3 +389,6 @@ def _window(window_size: int | None, values: Column) -> int:
     if isinstance(window_size, int):
         return window_size
     raise WindowTypeError(window_size)
+
+
+allow_in_torch_load()  # a program that loads a checkpoint has imported torch before, as a rule

@@ -20,16 +20,15 @@ import anyio.to_thread
 
 from asynchub.attachments import handled
 from asynchub.control import Apply
-from asynchub.errors import DeadlockError, LifecycleError, StateDictError, WaitTimeoutError
+from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
 from asynchub.events import Request, StateLoaded, StopRequested
 from asynchub.feed import Feed
 from asynchub.history import allow_in_torch_load
-from asynchub.history import HistoryBuffer
 from asynchub.lifetime import Lifetime
 from asynchub.loops import Latch
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.scalars import checked_key, real_number
-from asynchub.state import loadable, packed, resumable, unpacked
+from asynchub.state import hub_part, loadable, packed, resumable, unpacked
 from asynchub.statefile import read_state, write_state
 
 __all__ = ("MessageHub",)
@@ -307,7 +306,7 @@ class MessageHub(Feed):
 
     def _load(self, state: Any, source: str) -> None:
         scalars, infos, flags, extra, replacing = loadable(state, {*self._log_scalars, *self._runtime_info})
-        stop, stamps, newest = _hub_part(scalars, extra)
+        stop, stamps, newest = hub_part(scalars, extra)
         bus = self._bus
         with bus.lock:
             bus.busy = True
@@ -380,27 +379,6 @@ class MessageHub(Feed):
 
     def _get_valid_value(self, value: Any) -> int | float:
         return real_number("value", value)
-
-
-def _hub_part(
-    scalars: dict[str, Any], extra: dict[str, Any]
-) -> tuple[StopRequested | None, dict[str, tuple[int, float, int | None]], int]:
-    """Return the request to stop, the stamps of the runtime infos and the newest ``seq`` of a loaded state.
-
-    Raises:
-        StateDictError: the entry ``asynchub`` is malformed.
-    """
-    try:
-        stop = StopRequested(**extra["stop"]) if extra.get("stop") else None
-        stamps = {key: (int(seq), float(at), step) for key, (seq, at, step) in extra.get("info_stamps", {}).items()}
-        seqs = [int(saved["seq"]) for saved in extra.get("subscribers", {}).values()]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise StateDictError(f"`asynchub` of a state dict is malformed: {error}") from error
-    seqs += [seq for seq, _, _ in stamps.values()]
-    for history in scalars.values():
-        if isinstance(history, HistoryBuffer):
-            seqs += history.records().seqs[-1:].tolist()
-    return stop, stamps, max(extra.get("seq", 0), *seqs, 0)
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,11 +19,19 @@ from asynchub.columns import Array, Column, decode_column, encode_column, packed
 from asynchub.errors import ArgumentError, CorruptStateError
 from asynchub.windows import WindowedColumn
 
-__all__ = ("UNSTAMPED", "Entry", "Ledger", "numbers", "whole")
+__all__ = ("UNSTAMPED", "Entry", "Ledger", "Sliceable", "Stamp", "numbers", "whole")
 
 Entry = tuple[int, float, int | None, str, int | float, int | float]
 """``(seq, time, step, key, value, count)``."""
 SEQ, TIME, STEP, VALUE, COUNT = map(itemgetter, (0, 1, 2, 4, 5))
+
+
+class Sliceable(Protocol):
+    """What a column can be made of: a sequence, an array, a tensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Any: ...
 
 
 class Stamp(NamedTuple):
@@ -183,7 +191,7 @@ def numbers(values: Any) -> WindowedColumn:
     Raises:
         ArgumentError: they are not a sequence of numbers.
     """
-    array = np.array(values)
+    array = np.array(np.asarray(values))  # asked for a copy at once, a tensor warns
     if array.ndim and array.dtype.kind in "biufcOSU":
         return WindowedColumn(array)
     raise ArgumentError(f"a history is made of a sequence of numbers, got {type(values).__name__} of {array.dtype}")

@@ -24,7 +24,7 @@ from anyio.lowlevel import current_token
 
 from asynchub.attachments import Attachments
 from asynchub.control import SettlePoint
-from asynchub.errors import LifecycleError
+from asynchub.errors import ArgumentError, LifecycleError
 from asynchub.runner import Runner
 
 __all__ = ("Lifetime",)
@@ -43,6 +43,9 @@ class Lifetime:
         forget: called in a forked child.
         backend: of the loop in a thread: ``"asyncio"`` or ``"trio"``.
         drain_timeout: seconds that leaving waits for readers; None for ever.
+
+    Raises:
+        ArgumentError: ``backend`` or ``drain_timeout`` is not of that kind.
     """
 
     def __init__(
@@ -55,6 +58,10 @@ class Lifetime:
         backend: str,
         drain_timeout: float | None,
     ) -> None:
+        if backend not in ("asyncio", "trio"):
+            raise ArgumentError(f"backend must be 'asyncio' or 'trio', got {backend!r:.80}")
+        if drain_timeout is not None and (not isinstance(drain_timeout, int | float) or not drain_timeout >= 0):
+            raise ArgumentError(f"drain_timeout must be seconds, 0 or more, or None, got {drain_timeout!r:.80}")
         self._name = name
         self._attachments = attachments
         self._settle_point = settle_point

@@ -35,6 +35,8 @@ CURRENT_SUBSCRIBER: ContextVar[Attachment | None] = ContextVar("asynchub_subscri
 BACK_OFF = (0.1, 30.0)
 """Seconds before the first restart, and at most; each is twice the one before."""
 START_TIMEOUT = 30.0
+CANCEL_TIMEOUT = 5.0
+"""Seconds that leaving waits for a cancelled subscriber."""
 
 
 class Attachment:
@@ -67,7 +69,10 @@ class Attachment:
         self._detach = detach
 
     def detach(self) -> None:
-        """Take the subscriber off the hub: it handles what it still holds and ends. Any thread; does not wait."""
+        """Take the subscriber off the hub: it handles what it still holds and ends. Any thread; does not wait.
+
+        A control subscriber ends at the next settle point.
+        """
         self._detach(self)
 
     def statistics(self) -> SubscriptionStatistics:
@@ -220,7 +225,7 @@ class Runner:
         self._timeout = timeout
         self._loop.call_soon(self._stop.set)
         try:
-            self._thread.join(None if timeout is None else timeout + 5.0)
+            self._thread.join(None if timeout is None else timeout + CANCEL_TIMEOUT)
         except BaseException:  # an impatient Ctrl-C: do not wait for the rest
             self._loop.call_soon(self._group.cancel_scope.cancel)
             self._thread.join(1.0)

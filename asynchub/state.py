@@ -13,9 +13,10 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from asynchub.errors import StateDictError
+from asynchub.events import StopRequested
 from asynchub.history import HistoryBuffer
 
-__all__ = ("loadable", "packed", "resumable", "unpacked")
+__all__ = ("hub_part", "loadable", "packed", "resumable", "unpacked")
 
 logger = logging.getLogger("asynchub")
 FORMAT = "asynchub hub 1"
@@ -102,6 +103,10 @@ def loadable(
     return scalars, infos, flags, dict(state.get("asynchub", {})), False
 
 
+def _is_int64(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
 def _checked_state(state: Any) -> dict[str, Any]:
     """Return ``state`` if it is a state dict.
 
@@ -118,11 +123,38 @@ def _checked_state(state: Any) -> dict[str, Any]:
     whole = (
         isinstance(subscribers, dict)
         and all(isinstance(one, dict) and {"state", "seq"} <= one.keys() for one in subscribers.values())
-        and all(isinstance(extra.get(name, 0), int) for name in ("step", "seq"))
+        and all(_is_int64(extra.get(name, 0)) for name in ("step", "seq"))
     )
     if not whole:
         raise StateDictError(f"`asynchub` of a state dict must hold step, seq and subscribers, got {extra!r:.200}")
     return state  # type: ignore[no-any-return]
+
+
+def hub_part(
+    scalars: Mapping[str, Any], extra: Mapping[str, Any]
+) -> tuple[StopRequested | None, dict[str, tuple[int, float, int | None]], int]:
+    """Return the request to stop, the stamps of the runtime infos and the newest ``seq`` of a loaded state.
+
+    Args:
+        scalars: the histories of the state, by key.
+        extra: its entry ``asynchub``.
+
+    Raises:
+        StateDictError: the entry is malformed.
+    """
+    try:
+        stop = StopRequested(**extra["stop"]) if extra.get("stop") else None
+        stamps = {key: (int(seq), float(at), step) for key, (seq, at, step) in extra.get("info_stamps", {}).items()}
+        seqs = [int(saved["seq"]) for saved in extra.get("subscribers", {}).values()]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StateDictError(f"`asynchub` of a state dict is malformed: {error}") from error
+    if stop is not None and not isinstance(stop.reason, str):
+        raise StateDictError(f"the reason to stop of a state dict must be a str, got {stop.reason!r:.80}")
+    seqs += [seq for seq, _, _ in stamps.values()]
+    for history in scalars.values():
+        if isinstance(history, HistoryBuffer):
+            seqs += history.records().seqs[-1:].tolist()
+    return stop, stamps, max(extra.get("seq", 0), *seqs, 0)
 
 
 def packed(state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class Subscription:
     Attributes:
         name: its name, unique in the hub.
         control: whether it is read at settle points only.
+        limit: position up to which a control subscriber reads in its turn: what it answers itself is for the next.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Subscription:
         self.name = name
         self.control = control
         self.errors = 0
+        self.limit = 0
         self._bus = bus
         self._publisher = publisher
         self._keep = keep
@@ -248,8 +250,10 @@ class Subscription:
                 if self._error is not None:
                     error, self._error = self._error, None
                     raise error
-                left, self._left = self._left, []
-                events = left or self._take_some()
+                if self._left:
+                    events, self._left = self._left, []
+                else:
+                    events = self._take_some()
                 if not events:
                     return events
                 self.last_seq = events[-1].seq
@@ -294,7 +298,8 @@ class Subscription:
         self._bus.collect()
         channel = self._cursor.channel
         try:
-            events = [] if channel is None else channel.take(self._cursor, BATCH)
+            most = min(BATCH, self.limit - self._cursor.position) if self.control else BATCH
+            events = [] if channel is None or most <= 0 else channel.take(self._cursor, most)
         except LagExceededError:
             self.close()
             raise

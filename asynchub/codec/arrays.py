@@ -35,6 +35,7 @@ _MAX_ITEM = 2**31 - 1
 _ML_DTYPES = frozenset({"bfloat16", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e3m4", "float8_e4m3"})
 _ML_DTYPES |= {"float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"}
 _ML_DTYPES |= {"float8_e8m0fnu", "int1", "int2", "int4", "uint1", "uint2", "uint4"}
+_ML_DTYPES |= {"bcomplex32", "complex32"}
 _TORCH_DTYPES = {
     **dict.fromkeys(("bool", "uint8", "int8", "float4_e2m1fn_x2"), 1),
     **dict.fromkeys(("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"), 1),
@@ -97,6 +98,11 @@ def _array(dtype: np.dtype[Any], shape: list[int], data: Any) -> NDArray[Any]:
     return np.frombuffer(data, np.uint8).copy().view(dtype).reshape(shape)
 
 
+def _unit(name: str, size: int) -> int:
+    """Return the bytes of what has a byte order in an element of ``size`` bytes: a complex number is made of two."""
+    return size // 2 if "complex" in name else size
+
+
 def _is_ml(dtype: np.dtype[Any]) -> bool:
     return dtype.type.__module__ == "ml_dtypes" and dtype.name in _ML_DTYPES
 
@@ -117,10 +123,10 @@ def _ml_dtype(name: Any) -> np.dtype[Any]:
 def _encode_array(array: NDArray[Any]) -> Payload:
     dtype = array.dtype
     if _is_ml(dtype):
-        data = _little(_contiguous_bytes(array), dtype.itemsize)
+        data = _little(_contiguous_bytes(array), _unit(dtype.name, dtype.itemsize))
         return Code.ML_DTYPES, pack_around([dtype.name, list(array.shape)], data, [])
     if dtype.char in "gG" or _dtype(dtype.str) != dtype:
-        raise Refused(f"an array of dtype {dtype} cannot be stored exactly everywhere; convert it with .astype()")
+        raise Refused(f"an array of dtype {dtype} is not the same everywhere; convert it with .astype()")
     return Code.NDARRAY, pack_around([dtype.str, list(array.shape)], _contiguous_bytes(array), [])
 
 
@@ -128,16 +134,18 @@ def encode_scalar(scalar: np.generic) -> Payload:
     """Return the payload of a NumPy scalar, or of one of ml_dtypes."""
     kind = type(scalar)
     if isinstance(scalar, np.str_):
-        return Code.NUMPY_SCALAR, pack(["U", str(scalar).encode("utf-8", "surrogatepass")])
+        return Code.NUMPY_SCALAR, pack(["U", scalar.encode("utf-8", "surrogatepass")])
     if isinstance(scalar, np.bytes_):
-        return Code.NUMPY_SCALAR, pack(["S", bytes(scalar)])
+        return Code.NUMPY_SCALAR, pack(["S", scalar[:]])
     dtype = scalar.dtype
     if _is_ml(dtype):
-        return Code.ML_DTYPES, pack([dtype.name, None, bytes(_little(scalar.tobytes(), dtype.itemsize))])
+        return Code.ML_DTYPES, pack(
+            [dtype.name, None, bytes(_little(scalar.tobytes(), _unit(dtype.name, dtype.itemsize)))]
+        )
     known = _dtype(dtype.str)
     if dtype.char in "gG" or known is None or known.type is not kind:
         raise Refused(
-            f"a NumPy scalar of dtype {dtype.name} cannot be stored exactly everywhere; convert it with .item()"
+            f"a NumPy scalar of dtype {dtype.name} is not the same everywhere; convert it with int() or float()"
         )
     return Code.NUMPY_SCALAR, pack([dtype.str, scalar.tobytes()])
 
@@ -167,7 +175,7 @@ def _decode_scalar(parts: list[Any]) -> Any:
 def _decode_ml(parts: list[Any]) -> Any:
     name, shape, data = parts
     dtype = _ml_dtype(name)
-    ordered = _little(data, dtype.itemsize) if type(data) is bytes else data
+    ordered = _little(data, _unit(name, dtype.itemsize)) if type(data) is bytes else data
     return _array(dtype, [1], ordered)[0] if shape is None else _array(dtype, shape, ordered)
 
 
@@ -179,11 +187,6 @@ def _dtype_name(dtype: Any) -> str:
     if name not in _TORCH_DTYPES:
         raise Refused(f"torch's dtype {name} cannot be stored; convert it")
     return name
-
-
-def _unit(name: str) -> int:
-    """Return the bytes of what has a byte order in an element: a complex number is made of two."""
-    return _TORCH_DTYPES[name] // (2 if name.startswith("complex") else 1)
 
 
 def _encode_tensor(tensor: Any) -> Payload:
@@ -200,8 +203,9 @@ def _encode_tensor(tensor: Any) -> Payload:
         raise Refused(f"a tensor of {size} bytes is larger than the {MAX_LEAF} allowed; store it in parts")
     data: bytes | memoryview = b""
     if size:
-        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        data = _little(plain.view(sys.modules["torch"].uint8).numpy().data, _unit(name))
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        flat = plain.as_strided((plain.numel(),), (1,))  # reshape(-1) would leave one element with its odd stride
+        data = _little(flat.view(sys.modules["torch"].uint8).numpy().data, _unit(name, _TORCH_DTYPES[name]))
     about = [tensor.requires_grad, str(tensor.device)]
     return Code.TENSOR, pack_around([name, list(tensor.shape)], data, about)
 
@@ -242,10 +246,12 @@ def _decode_tensor(parts: list[Any]) -> Any:
     dtype = _torch_dtype(name)
     if type(requires_grad) is not bool or type(device) is not str:
         raise ValueError("requires_grad must be a bool, the device a string")
-    if type(data) is not bytes or elements(shape) * _TORCH_DTYPES[name] != len(data):
+    count = elements(shape)
+    if type(data) is not bytes or count * _TORCH_DTYPES[name] != len(data):
         raise ValueError(f"the data does not fill a tensor of shape {shape} and dtype {name}")
-    ordered = np.frombuffer(_little(data, _unit(name)), np.uint8).copy()
-    tensor = _torch().from_numpy(ordered).view(dtype).reshape(shape)
+    # a view of nothing as another dtype is refused by torch: there must be room for one element
+    flat = np.frombuffer(_little(data or bytes(16), _unit(name, _TORCH_DTYPES[name])), np.uint8).copy()
+    tensor = _torch().from_numpy(flat).view(dtype)[:count].reshape(shape)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

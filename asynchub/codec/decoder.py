@@ -108,6 +108,8 @@ class _Decoder:
                 max_array_len=most,
                 max_map_len=most,
             )
+        except StateError:  # from a hook
+            raise
         except msgpack.exceptions.StackError as error:
             raise self._error(
                 LimitExceededError, f"nested deeper than the {self._limits.depth} levels allowed"

@@ -65,14 +65,14 @@ class _Encoder:
 
     def convert(self, value: Any) -> Any:
         """Return ``value`` in plain msgpack types; None, and an entry in ``errors``, if it cannot be stored."""
-        kind = type(value)
-        if kind in _AS_THEY_ARE:
+        if _is_plain(value):
             return value
+        kind = type(value)
         try:
             if kind is str:
                 return _text(value)
             if kind is int:
-                return value if -(2**63) <= value < 2**64 else _extension(*big_int(value))
+                return _extension(*big_int(value))
             if kind is bytes:
                 return _checked(value)
             return self._converted(value, kind)
@@ -83,6 +83,9 @@ class _Encoder:
         container = _CONTAINERS.get(kind)
         if container is not None:
             return self._inside(value, container)
+        entry = self._registry.of(kind)
+        if entry is not None:
+            return self._inside(value, lambda self, value: self._registered(value, entry))
         encode = _LEAVES.get(kind) or torch_encoder(kind)
         if encode is not None:
             try:
@@ -93,14 +96,11 @@ class _Encoder:
                 raise Refused(f"it cannot be read: {type(error).__name__}: {error}") from error
             if isinstance(payload, bytes):
                 return _extension(code, payload)
-            return self._inside(value, lambda self, _: _extension(code, pack(self._items(payload))))
+            return self._inside(value, lambda self, _: _extension(code, pack([self._at("", item) for item in payload])))
         if kind is UnknownValue:
             if type(value.code) is not int or not 0 <= value.code < 128 or type(value.data) is not bytes:
                 raise Refused("its code must be an int from 0 to 127, its data bytes")
             return _extension(value.code, value.data)
-        entry = self._registry.of(kind)
-        if entry is not None:
-            return self._inside(value, lambda self, value: self._registered(value, entry))
         if isinstance(value, np.generic) and kind.__module__ == "ml_dtypes":
             return _extension(*encode_scalar(value))
         raise Refused(advice(value))
@@ -120,7 +120,7 @@ class _Encoder:
     def _items(self, values: Iterable[Any]) -> list[Any]:
         items = list(values)
         for index, item in enumerate(items):
-            if type(item) not in _AS_THEY_ARE:
+            if not _is_plain(item):
                 items[index] = self._at(f"[{index}]", item)
         return items
 
@@ -143,7 +143,7 @@ class _Encoder:
         pairs = list(value.items())
         if any(type(key) is not str or not _is_valid(key) for key, _ in pairs):
             return _extension(Code.PAIRS, pack(self._pairs(pairs)))
-        return {key: item if type(item) in _AS_THEY_ARE else self._at(step(key), item) for key, item in pairs}
+        return {key: item if _is_plain(item) else self._at(step(key), item) for key, item in pairs}
 
     def _set(self, value: set[Any] | frozenset[Any]) -> Any:
         parts = [pack(self._at("{}", item)) for item in value.copy()]
@@ -178,6 +178,16 @@ _CONTAINERS: dict[type, Callable[[_Encoder, Any], Any]] = {
     deque: _Encoder._deque,
 }
 """By exact type."""
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell at once, of most values, that msgpack has them exactly as they are."""
+    kind = type(value)
+    if kind is int:
+        return bool(-(2**63) <= value < 2**64)
+    if kind is str:
+        return value.isascii() and len(value) <= MAX_LEAF
+    return kind in _AS_THEY_ARE
 
 
 def _extension(code: int, payload: Any) -> msgpack.ExtType:

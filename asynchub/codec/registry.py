@@ -5,9 +5,11 @@ A class is found by the name it was registered under, never by an import: the da
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, Flag
+from types import NoneType
 from typing import Any, Self
 
 from asynchub.codec.codes import Code
@@ -16,6 +18,7 @@ from asynchub.errors import ArgumentError, UnknownTypeError
 
 __all__ = ("Registered", "Registry")
 
+_PLAIN = frozenset((NoneType, bool, int, float, str, bytes, list, dict, tuple, set, frozenset, OrderedDict, deque))
 Encode = Callable[[Any], Any]
 Decode = Callable[[Any, int], Any]
 
@@ -81,7 +84,9 @@ class Registry:
         """Add a class and return the registry.
 
         An enum is stored as the name of the member, a flag as its value, a dataclass or a namedtuple as a dict of its
-        fields; it is made again without ``__init__`` and ``__post_init__``. Any other class needs both functions.
+        fields; it is made again without ``__init__`` and ``__post_init__``. Any other class needs both functions. A
+        class that is stored anyway, such as ``datetime``, is then stored as registered; plain types and containers
+        cannot be registered.
 
         Args:
             cls: the class; its subclasses are not stored by this.
@@ -95,6 +100,8 @@ class Registry:
         """
         if not isinstance(cls, type):
             raise ArgumentError(f"only a class can be registered, got {cls!r:.80}")
+        if cls in _PLAIN:
+            raise ArgumentError(f"{cls} is stored as it is and cannot be registered")
         if not isinstance(name, str) or not name or not name.isprintable():
             raise ArgumentError(f"the name of a class must be printable and not empty, got {name!r:.80}")
         if type(version) is not int or not 1 <= version < 2**31:

@@ -31,13 +31,13 @@ except ImportError as error:
 
 __all__ = ("HubHook", "Installation", "install")
 
-NUMPY_TYPES = (
+NUMPY_TYPES: list[Any] = [
     np.ndarray,
     np.dtype,
     np.float64(0).__reduce__()[0],
     np.zeros(0).__reduce__()[0],
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
-)
+]
 """What a pickle of NumPy numbers and arrays is made of."""
 REPLACEMENTS: tuple[tuple[type, type], ...] = ((TheirMessageHub, MessageHub), (TheirHistoryBuffer, HistoryBuffer))
 
@@ -71,8 +71,8 @@ def install(*packages: str) -> Installation:
     Every loaded module of mmengine, and of ``packages``, that holds one of mmengine's classes under any name holds ours
     after this; modules that are imported later take them from mmengine. Installing twice is installing once.
 
-    ``torch.load``, which with torch 2.6 began to refuse what a runner saves, is allowed to make histories, and the NumPy
-    numbers and arrays that hooks of mmengine put in the runtime info.
+    ``torch.load``, which with torch 2.6 began to refuse what a runner saves, is allowed to make histories, and the
+    NumPy numbers and arrays that hooks of mmengine put in the runtime info.
 
     Args:
         packages: other packages to look through, e.g. ``"mmdet"``; needed for those that were imported before.
@@ -101,8 +101,8 @@ def _rename(packages: tuple[str, ...], replacements: Iterable[tuple[type, type]]
                     setattr(module, name, new)
 
 
-@HOOKS.register_module(force=True)  # type: ignore[untyped-decorator]  # mmengine has no types
-class HubHook(Hook):  # type: ignore[misc]
+@HOOKS.register_module(force=True)
+class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
     """A hook that enters the runner's hub for the run, settles it as training goes on, and ends training on request.
 
     It settles after each training iteration, each training epoch and each validation epoch: after mmengine's hooks have

@@ -123,7 +123,7 @@ class RichProgress:
             return
         live = Live(console=console, refresh_per_second=self._refresh_per_second, get_renderable=self._drawn)
         try:
-            live.start()
+            live.start(refresh=True)  # a print before the first frame could tear it
         except LiveError:  # Rich before 14.1 shows one at a time
             yield
             return

@@ -226,7 +226,7 @@ async def bubus_bus(stack: AsyncExitStack, subscribers: int) -> dict[str, Conten
 async def bursts(rough: bool) -> None:
     columns: dict[int, dict[str, Figures]] = {}
     for subscribers in SUBSCRIBERS:
-        calls = 1000 if rough else 5000
+        calls = 1024 if rough else 2048
         share = max(min(calls, (2000 if rough else 20_000) // max(subscribers, 1)), 10)
         rounds = 3 if rough else 41
         async with AsyncExitStack() as stack:

@@ -1,7 +1,7 @@
 """How long does a settle point take, and how long a flush?
 
 Prints µs of wall time: ``settle()`` with 1, 3 and 10 control subscribers, with nothing to do and with 8 events before
-it; ``await hub.flushed()`` with observers on the same loop; ``flush()`` with observers in the hub's thread. Beside them:
+it; ``await hub.flushed()`` with observers on the same loop; ``flush()`` with observers in the hub's thread. Beside:
 the same handlers called inline, and another thread woken and waited for. Not shown: the interpreter lock held by a busy
 training thread (``train_step``).
 """

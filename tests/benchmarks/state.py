@@ -20,7 +20,7 @@ import torch
 from mmengine.logging import HistoryBuffer as TheirBuffer
 from mmengine.logging import MessageHub as TheirHub
 
-from asynchub import HistoryBuffer, MessageHub
+from asynchub import MessageHub
 from tests.benchmarks.common import figures, header, interleave, quick, table
 
 HISTORIES = 10
@@ -51,12 +51,9 @@ def published(values: dict[str, np.ndarray]) -> MessageHub:
 def contenders(folder: Path, length: int) -> dict[str, Callable[[], object]]:
     values = histories(length)
     ones = np.ones(length, dtype=np.int64)
-    given = MessageHub("given", {key: HistoryBuffer(column, ones) for key, column in values.items()})
-    for key in values:  # what was given to the constructor is not resumed before it is updated
-        given.update_scalar(key, 0.5)
     hub = published(values)
     theirs = TheirHub("theirs", {key: TheirBuffer(column, ones) for key, column in values.items()})
-    for key in values:
+    for key in values:  # what was given to the constructor is not resumed before it is updated
         theirs.update_scalar(key, 0.5)
     state = theirs.state_dict()
 
@@ -72,8 +69,6 @@ def contenders(folder: Path, length: int) -> dict[str, Callable[[], object]]:
         "state_dict()": hub.state_dict,
         "save(), fsync included": functools.partial(hub.save, folder / "published"),
         "load()": functools.partial(MessageHub("loaded").load, folder / "published"),
-        "save(), values without their events": functools.partial(given.save, folder / "given"),
-        "load(), values without their events": functools.partial(MessageHub("loaded").load, folder / "given"),
         "mmengine state_dict()": theirs.state_dict,
         "torch.save of it": functools.partial(torch.save, state, folder / "torch"),
         "torch.load of it": functools.partial(torch.load, folder / "torch", weights_only=False),
@@ -84,7 +79,6 @@ def contenders(folder: Path, length: int) -> dict[str, Callable[[], object]]:
 
 FILES = {
     "save(), fsync included": "published",
-    "save(), values without their events": "given",
     "torch.save of it": "torch",
     "pickle.dump of it": "pickle",
 }

@@ -1,0 +1,224 @@
+"""When readers are woken, and how often."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio import fail_after, to_thread
+from anyio.lowlevel import checkpoint
+
+from asynchub import Event, MessageHub, Subscription
+from asynchub.loops import Latch, LoopHandle, Station
+
+
+class Kicks:
+    """Counts the wake-ups that publishers cause, here and from other threads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        kick = Station.kick
+
+        def counted(station: Station) -> None:
+            self.count += 1
+            kick(station)
+
+        monkeypatch.setattr(Station, "kick", counted)
+
+
+@pytest.fixture
+def kicks(monkeypatch: pytest.MonkeyPatch) -> Kicks:
+    return Kicks(monkeypatch)
+
+
+class Waiting:
+    """An observer that says when it has seen so many events."""
+
+    def __init__(self, number: int = 1) -> None:
+        self.seen: list[Event] = []
+        self.number = number
+        self.enough = threading.Event()
+
+    async def __call__(self, events: Subscription) -> None:
+        async for event in events:
+            self.seen.append(event)
+            if len(self.seen) >= self.number:
+                self.enough.set()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_idle_reader_in_a_thread_wakes_at_the_first_publish(backend: str) -> None:
+    hub = MessageHub("hub", latency=3600.0, backend=backend)
+    reader = Waiting()
+    hub.attach(reader)
+    with hub:
+        hub.flush(10)
+        hub.update_scalar("a", 1.0)
+        assert reader.enough.wait(0.9)  # the fallback poll would come after 1 s
+
+
+def test_a_reader_is_not_woken_while_it_lets_events_gather(kicks: Kicks) -> None:
+    hub = MessageHub("hub", latency=3600.0)
+    reader = Waiting()
+    hub.attach(reader)
+    with hub:
+        hub.update_scalar("a", 1.0)
+        assert reader.enough.wait(10)
+        before = kicks.count
+        for number in range(50_000):
+            hub.update_scalar("a", float(number))
+        assert kicks.count == before
+        assert len(reader.seen) == 1
+        hub.flush(10)  # cuts the sleep short
+        assert len(reader.seen) == 50_001
+        hub.update_scalar("a", 2.0)
+    assert len(reader.seen) == 50_002  # and so does leaving
+
+
+def test_a_steady_publisher_wakes_a_reader_about_never(kicks: Kicks) -> None:
+    hub = MessageHub("hub", latency=0.02)
+    readers = [Waiting(), Waiting(), Waiting()]
+    for reader in readers:
+        hub.attach(reader)
+    with hub:
+        start = time.monotonic()
+        while time.monotonic() - start < 0.5:
+            hub.update_scalar("a", 1.0)
+            time.sleep(0.0005)
+        assert kicks.count <= 5
+        hub.flush(10)
+        for reader in readers:
+            assert len(reader.seen) == hub.statistics().seq
+
+
+def test_publishing_what_nobody_reads_wakes_nobody(kicks: Kicks) -> None:
+    hub = MessageHub("hub")
+    reader = Waiting()
+    hub.attach(reader, "val/*")
+    with hub:
+        hub.flush(10)
+        for number in range(5000):
+            hub.update_scalar("train/loss", float(number))
+            hub.update_info("train/info", number)
+        assert kicks.count == 0
+        hub.update_scalar("val/loss", 1.0)
+        assert reader.enough.wait(0.9)
+        assert kicks.count >= 1
+
+
+async def test_a_reader_on_the_publishers_loop_runs_as_soon_as_the_publisher_lets_it() -> None:
+    hub = MessageHub("hub", latency=3600.0)
+    reader = Waiting()
+    async with hub:
+        hub.attach(reader)
+        for number in range(1, 100):
+            hub.update_scalar("a", float(number))
+            with fail_after(0.9):
+                while len(reader.seen) < number:
+                    await checkpoint()
+
+
+async def test_readers_of_one_loop_share_one_sleeper_and_all_wake() -> None:
+    hub = MessageHub("hub", latency=0.001)
+    counts = [0] * 10
+
+    async def read(index: int, events: Subscription) -> None:
+        async for _ in events:
+            counts[index] += 1
+
+    with fail_after(20):
+        async with anyio.create_task_group() as group:
+            subscriptions = [hub.subscribe(f"{index % 3}") for index in range(10)]
+            for index, events in enumerate(subscriptions):
+                group.start_soon(read, index, events)
+            await anyio.wait_all_tasks_blocked()
+
+            def publish() -> None:
+                for number in range(300):
+                    hub.update_scalar(f"{number % 3}", float(number))
+
+            await to_thread.run_sync(publish)
+            while sum(counts) < 1000:
+                await checkpoint()
+            for events in subscriptions:
+                events.close()
+    assert counts == [100] * 10
+
+
+async def test_a_sleeper_that_leaves_is_replaced() -> None:
+    hub = MessageHub("hub", latency=0.001)
+    with fail_after(20), hub.subscribe() as first, hub.subscribe() as second:
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+
+            async def give_up() -> None:
+                with scope:
+                    await anext(first)
+
+            async def read() -> None:
+                assert (await anext(second)).key == "a"
+
+            group.start_soon(give_up)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            await to_thread.run_sync(hub.update_scalar, "a", 1.0)
+
+
+async def test_a_reader_sees_that_its_subscription_was_closed_from_a_thread() -> None:
+    hub = MessageHub("hub", latency=3600.0)
+    with fail_after(0.9):
+        async with anyio.create_task_group() as group:
+            events = hub.subscribe()
+
+            async def read() -> None:
+                assert [event async for event in events] == []
+
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            await to_thread.run_sync(events.close)
+
+
+def test_loops_that_have_ended_are_forgotten() -> None:
+    hub = MessageHub("hub")
+    hub.update_scalar("a", 1.0)
+
+    async def read_one() -> None:
+        with hub.subscribe(replay="all") as events:
+            await anext(events)
+            with anyio.move_on_after(0):
+                await anext(events)
+
+    for _ in range(5):
+        anyio.run(read_one)
+    hub.update_scalar("a", 1.0)
+    hub.subscribe().close()
+    assert not hub._bus._stations
+
+
+async def test_a_latch_is_waited_for_by_threads_and_tasks() -> None:
+    latch = Latch()
+    assert not latch.wait(0)
+    assert not await latch.waited(0.001)
+    async with anyio.create_task_group() as group:
+        with fail_after(10):
+            group.start_soon(to_thread.run_sync, latch.wait, 10)
+            group.start_soon(to_thread.run_sync, latch.set)
+            assert await latch.waited(None)
+    assert latch.wait(0)
+
+
+async def test_waking_a_loop_that_has_ended_does_nothing() -> None:
+    def run() -> LoopHandle:
+        async def handle() -> LoopHandle:
+            return LoopHandle()
+
+        return anyio.run(handle)
+
+    handle = await to_thread.run_sync(run)
+    assert not handle.call_soon(lambda: None)
