@@ -50,7 +50,7 @@ class Attachments:
         self._order: dict[str, int] = {}
         self._all: dict[str, Attachment] = {}
         self._controls: dict[str, ControlSubscriber] = {}
-        self._reloads: dict[str, dict[str, Any]] = {}
+        self._reloads: dict[str, Any] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._failures: list[Exception] = []
         self._ended = False  # the hub was left: nothing runs until it is entered again
@@ -148,6 +148,7 @@ class Attachments:
                 return
             self._forget(attachment)
             self._controls.pop(attachment.name, None)
+            self._reloads.pop(attachment.name, None)
         attachment.subscription.close()
 
     def _forget(self, attachment: Attachment) -> None:
@@ -212,16 +213,20 @@ class Attachments:
         text = f"{type(error).__name__}: {error}"
         self._publisher.publish(SubscriberFailed(subscriber=name, error=text, action=action))
 
-    def ended(self, attachment: Attachment) -> None:
+    def ended(self, attachment: Attachment, runner: Runner) -> None:
         """An observer has returned: begin it anew if its state was replaced meanwhile, else forget it."""
         with self._lock:
             reload = self._reloads.pop(attachment.name, None)
             if reload is not None:
+                subscriber: Any = attachment.subscriber
                 try:
-                    self._load(attachment, reload)
+                    subscriber.load_state_dict(reload)
                 except Exception as error:  # this is the readers' loop, which must go on
+                    attachment.subscription.finish()
                     self._forget(attachment)
                     self.failed(attachment, error)
+                else:
+                    runner.add(attachment)
             elif not self._ended and self._all.get(attachment.name) is attachment:
                 self._forget(attachment)
 
@@ -286,18 +291,18 @@ class Attachments:
                 if control is not None:
                     control.end()
                     self._settle_point.remove(control)
-                if attachment.role == "control" or self.runner is None:
-                    attachment.subscription.finish()
-                    self._load(attachment, saved)
+                old = attachment.subscription
+                terms = self._terms[attachment.name] = _as_saved(self._terms[attachment.name], saved)
+                running = attachment.role == "observer" and self.runner is not None
+                if running:  # it gets its state when it has come back from the event it is at
+                    self._reloads[attachment.name] = saved["state"]
                 else:
-                    self._reloads[attachment.name] = saved
-                    attachment.subscription.finish()
-
-    def _load(self, attachment: Attachment, saved: dict[str, Any]) -> None:
-        subscriber: Any = attachment.subscriber
-        subscriber.load_state_dict(saved["state"])
-        self._terms[attachment.name] = _as_saved(self._terms[attachment.name], saved)
-        self._renew(attachment, saved["seq"])
+                    subscriber: Any = attachment.subscriber
+                    subscriber.load_state_dict(saved["state"])
+                attachment.subscription = self._open(_since(terms, saved["seq"]), attachment.name, attachment.role)
+                if not running:
+                    self._start(attachment)
+                old.finish()
 
 
 def _is_stateful(subscriber: object) -> bool:

@@ -62,8 +62,8 @@ class EventBus:
         housekeeping: called by a publisher, without ``lock``, every ``CHORES`` events or more often.
         once: called once, by the publisher, at the next ``attend``.
         changed: called under ``lock`` when what anybody reads has changed.
-        busy: set while an update is under way, under ``lock``. Who finds it set, although the lock was free to take, is a
-            signal handler or a finalizer that broke into an update of its own thread, and must ``defer`` its own.
+        busy: set while an update is under way, under ``lock``. Who finds it set, although the lock was free to take, is
+            a signal handler or a finalizer that broke into an update of its own thread, and must ``defer`` its own.
         alarm: a publisher of something wanted whose ``seq`` reaches this calls ``attend`` after it let go of ``lock``.
         chores: the same for a publisher of something that nobody reads.
 

@@ -120,7 +120,7 @@ class Training:
         logits = self.model(images)
         loss = nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
         right = (logits.argmax(1) == labels).sum()

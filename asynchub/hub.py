@@ -19,13 +19,15 @@ from typing import Any, Self
 import anyio.to_thread
 
 from asynchub.attachments import handled
+from asynchub.codec.limits import Limits
+from asynchub.codec.registry import Registry
 from asynchub.control import Apply
 from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
 from asynchub.events import Request, StateLoaded, StopRequested
 from asynchub.feed import Feed
 from asynchub.history import allow_in_torch_load
 from asynchub.lifetime import Lifetime
-from asynchub.loops import Latch
+from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.scalars import checked_key, real_number
 from asynchub.state import hub_part, loadable, packed, resumable, unpacked
@@ -174,22 +176,22 @@ class MessageHub(Feed):
             WaitTimeoutError: the timeout passed.
             ControlFailedError: as ``settle``.
         """
-        deadline = _deadline(timeout)
+        deadline = deadline_in(timeout)
         self.settle(timeout)
         latch = self._flushing()
         if self._on_observers_loop():
             raise DeadlockError("flush() on the observers' own loop could never end; use `await hub.flushed()`")
-        if not latch.wait(_left(deadline)):
+        if not latch.wait(seconds_until(deadline)):
             raise WaitTimeoutError(f"not flushed after {timeout} s: {self._laggards()}")
-        self.settle(_left(deadline))
+        self.settle(seconds_until(deadline))
 
     async def flushed(self, timeout: float | None = None) -> None:
         """Do what ``flush`` does without blocking the loop."""
-        deadline = _deadline(timeout)
+        deadline = deadline_in(timeout)
         await self.settled(timeout)
-        if not await self._flushing().waited(_left(deadline)):
+        if not await self._flushing().waited(seconds_until(deadline)):
             raise WaitTimeoutError(f"not flushed after {timeout} s: {self._laggards()}")
-        await self.settled(_left(deadline))
+        await self.settled(seconds_until(deadline))
 
     def _flushing(self) -> Latch:
         observers = self._attachments.observers
@@ -307,9 +309,8 @@ class MessageHub(Feed):
     def _load(self, state: Any, source: str) -> None:
         scalars, infos, flags, extra, replacing = loadable(state, {*self._log_scalars, *self._runtime_info})
         stop, stamps, newest = hub_part(scalars, extra)
-        bus = self._bus
-        with bus.lock:
-            bus.busy = True
+
+        def take_in() -> None:
             if replacing:
                 for live in (self._log_scalars, self._runtime_info, self._resumed_keys, self._info_stamps):
                     live.clear()
@@ -318,46 +319,57 @@ class MessageHub(Feed):
             self._runtime_info.update(infos)
             self._resumed_keys.update(flags)
             self._step = extra.get("step", self._step)
-            bus.seq = max(bus.seq, newest)
-            unknown = (bus.seq, time.time(), self._step)
+            self._bus.seq = max(self._bus.seq, newest)
+            unknown = (self._bus.seq, time.time(), self._step)
             self._info_stamps.update((key, stamps.get(key, unknown)) for key in infos)
             self._stop = stop or self._stop
             self._append(StateLoaded(source=source))
-            bus.busy = False
-        if bus.seq >= bus.alarm:
-            bus.attend()
+
+        self._change(take_in, None)
         self._attachments.load_states(extra.get("subscribers", {}))
 
-    def save(self, path: str | PathLike[str], timeout: float | None = 30.0) -> None:
+    def save(
+        self, path: str | PathLike[str], timeout: float | None = 30.0, *, registry: Registry | None = None
+    ) -> None:
         """Write the resumable state to a file, atomically: the path holds the old state or the new one, whole.
 
         Args:
             path: the file; its folder is created.
             timeout: seconds to wait for observers to have handled what was published so far.
+            registry: types of the program's own, for runtime infos.
 
         Raises:
             UnsupportedTypesError: a runtime info cannot be stored; each is named.
             WaitTimeoutError: a subscriber was never between two events.
             OSError: the disk said no; the old file is untouched.
         """
-        write_state(path, packed(self.state_dict(timeout), self.instance_name))
+        write_state(path, packed(self.state_dict(timeout), self.instance_name), registry=registry)
 
-    async def saved(self, path: str | PathLike[str], timeout: float | None = 30.0) -> None:
+    async def saved(
+        self, path: str | PathLike[str], timeout: float | None = 30.0, *, registry: Registry | None = None
+    ) -> None:
         """Do what ``save`` does without blocking the loop."""
         latch, states = self._capture()
         if not await latch.waited(timeout):
             raise WaitTimeoutError(f"no state of the subscribers after {timeout} s: {self._laggards()}")
         tree = packed(self._state(states), self.instance_name)
-        await anyio.to_thread.run_sync(write_state, path, tree)
+        await anyio.to_thread.run_sync(functools.partial(write_state, path, tree, registry=registry))
 
-    def load(self, path: str | PathLike[str]) -> None:
+    def load(
+        self, path: str | PathLike[str], *, registry: Registry | None = None, limits: Limits | None = None
+    ) -> None:
         """Take in the state that ``save`` wrote; see ``load_state_dict``.
+
+        Args:
+            path: the file.
+            registry: types of the program's own, for runtime infos.
+            limits: what the file may ask for; see ``asynchub.codec.Limits``.
 
         Raises:
             StateError: the file is damaged, truncated or foreign; nothing has changed then.
             FileNotFoundError: there is none.
         """
-        self._load(unpacked(read_state(path)), str(path))
+        self._load(unpacked(read_state(path, limits=limits, registry=registry)), str(path))
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("_instance_name", "_log_scalars", "_runtime_info", "_resumed_keys")
@@ -379,11 +391,3 @@ class MessageHub(Feed):
 
     def _get_valid_value(self, value: Any) -> int | float:
         return real_number("value", value)
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

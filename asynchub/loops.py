@@ -14,7 +14,7 @@ import anyio
 from anyio import NoEventLoopError
 from anyio.lowlevel import current_token
 
-__all__ = ("Latch", "LoopHandle", "Station", "in_event_loop")
+__all__ = ("Latch", "LoopHandle", "Station", "deadline_in", "in_event_loop", "seconds_until")
 
 FALLBACK_POLL = 1.0
 """Seconds after which a sleeping reader looks by itself: a wake-up may be lost when a loop's self-pipe is full."""
@@ -27,6 +27,16 @@ def in_event_loop() -> bool:
     except NoEventLoopError:
         return False
     return True
+
+
+def deadline_in(timeout: float | None) -> float | None:
+    """Return the time, by ``time.monotonic``, that is ``timeout`` seconds away; None for never."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def seconds_until(deadline: float | None) -> float | None:
+    """Return the seconds left until ``deadline``, not below 0; None if there is none."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 class LoopHandle:
@@ -79,7 +89,7 @@ class Latch:
         """Wait until it is set, at most ``timeout`` seconds; tell whether it is. For one task."""
         event = anyio.Event()
         loop = LoopHandle()
-        self._wake = lambda: loop.call_soon(event.set)
+        self._wake = lambda: event.set() if loop.is_here() else loop.call_soon(event.set)
         if not self._set.is_set():
             with anyio.move_on_after(timeout):
                 await event.wait()
@@ -134,6 +144,9 @@ class Station:
     def hurry(self) -> bool:
         """Cut a sleep short, from any thread; False when the loop has ended."""
         self._hurried = True
+        if self._loop.is_here():
+            self._fire()
+            return True
         return self._loop.call_soon(self._fire)
 
     def _fire(self) -> None:

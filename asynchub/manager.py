@@ -6,6 +6,7 @@ Threads: one lock, that of the module, guards every class; it is free again afte
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -16,6 +17,16 @@ from asynchub.errors import InstanceNameError, InstanceSignatureError, NoInstanc
 __all__ = ("ManagerMeta", "ManagerMixin")
 
 _lock = threading.RLock()
+
+
+def _new_lock() -> None:
+    """Replace the lock in a forked child: the thread that holds it may not exist there."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 def _accquire_lock() -> None:  # the spelling is mmengine's, from where it is imported by other modules

@@ -12,32 +12,24 @@ from __future__ import annotations
 import functools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
-from asynchub.bus import EventBus
-from asynchub.errors import (
-    ArgumentError,
-    KeyTypeError,
-    ResumedFlagError,
-    UnknownScalarError,
-)
-from asynchub.events import Event, InfoRemoved, InfoUpdated, ScalarUpdated
+from asynchub.errors import ArgumentError, KeyTypeError, ResumedFlagError, UnknownScalarError
+from asynchub.events import InfoRemoved, InfoUpdated
 from asynchub.history import FOLD_AT, HistoryBuffer
 from asynchub.live import Cell, LiveDict
-from asynchub.manager import ManagerMixin
+from asynchub.publishing import ABSENT, Publishing
 from asynchub.scalars import checked_key, checked_step, real_number, sample_count
 
 __all__ = ("Record",)
 
-E = TypeVar("E", bound=Event)
-_ABSENT = object()
 _now = time.time
 STEP_KEY = "iter"
 """The runtime info that sets the step, a convention of mmengine programs."""
 
 
-class Record(ManagerMixin):
+class Record(Publishing):
     """Scalars, runtime info and which keys are resumed.
 
     Args:
@@ -65,7 +57,7 @@ class Record(ManagerMixin):
         capacity: int = 65_536,
     ) -> None:
         super().__init__(name)
-        self._log_scalars = self._parse_input("log_scalars", log_scalars)
+        self._log_scalars = LiveDict(self._parse_input("log_scalars", log_scalars))
         self._runtime_info = self._parse_input("runtime_info", runtime_info)
         self._resumed_keys = self._parse_input("resumed_keys", resumed_keys)
         for value in self._log_scalars.values():
@@ -80,14 +72,10 @@ class Record(ManagerMixin):
 
     def _begin(self, latency: float, capacity: int) -> None:
         """Set up what is not part of the record itself."""
-        self._step = 0
-        self._undo: list[tuple[dict[str, Any], str, Any]] = []  # what an update replaced,
-        self._undo_at = -1  # while this was the newest seq
+        super()._begin(latency, capacity)
         self._cells: dict[str, Cell] = {}
-        self._log_scalars = LiveDict(self._log_scalars)
         self._log_scalars.changed = self._cells.clear
         self._info_stamps: dict[str, tuple[int, float, int | None]] = {}
-        self._bus = EventBus(latency, capacity)
         self._bus.changed = self._cells.clear
         self._bus.housekeeping = self._fold
 
@@ -99,15 +87,6 @@ class Record(ManagerMixin):
         raise ArgumentError(f"{name} should be a dict or `None`, but got {type(value)}")
 
     # --- writing
-
-    @property
-    def step(self) -> int:
-        """The optimizer step that updates belong to when they name none; from 0. ``update_info("iter", n)`` sets it."""
-        return self._step
-
-    @step.setter
-    def step(self, step: int) -> None:
-        self._step = checked_step(step)
 
     def update_scalar(
         self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
@@ -135,7 +114,7 @@ class Record(ManagerMixin):
             count = sample_count(key, count)
         if step is None:
             step = self._step
-        elif type(step) is not int:
+        elif type(step) is not int or not -(2**63) < step < 2**63:
             step = checked_step(step)
         bus = self._bus
         if bus.blocking:
@@ -144,7 +123,7 @@ class Record(ManagerMixin):
         try:
             bus.lock.acquire()  # not `with`, which costs twice as much: `_let_go` does the same for an interrupt
             if bus.busy:
-                self._defer(self.update_scalar, key, value, count, resumed, step=step)
+                bus.defer(functools.partial(self.update_scalar, key, value, count, resumed, step=step))
                 bus.lock.release()
                 return
             bus.busy = True
@@ -202,7 +181,7 @@ class Record(ManagerMixin):
             bus.lock.acquire()
             if bus.busy:
                 counted = {key: {"value": value, "count": count} for key, value, count in items}
-                self._defer(self.update_scalars, counted, resumed, step=step)
+                bus.defer(functools.partial(self.update_scalars, counted, resumed, step=step))
                 bus.lock.release()
                 return
             bus.busy = True
@@ -276,16 +255,9 @@ class Record(ManagerMixin):
     def _update_infos(self, infos: Mapping[str, Any], resumed: bool, step: int | None) -> None:
         if step is not None:
             step = checked_step(step)
-        bus = self._bus
-        if bus.blocking:
-            bus.make_room()
-        try:
-            bus.lock.acquire()
-            if bus.busy:
-                self._defer(self._update_infos, dict(infos), resumed, step)
-                bus.lock.release()
-                return
-            bus.busy = True
+
+        def update() -> None:
+            bus = self._bus
             for key in infos:
                 self._check_resumed(checked_key(key), resumed)
             self._undo_here(infos, self._resumed_keys, self._runtime_info, self._info_stamps)
@@ -301,95 +273,27 @@ class Record(ManagerMixin):
                 if bus.wants(key, InfoUpdated):
                     bus.entries.append(InfoUpdated(seq=seq, time=stamp[1], step=stamp[2], key=key, value=value))
             bus.seq = seq
-            bus.busy = False
-            bus.lock.release()
-        except BaseException:
-            self._let_go([])
-            raise
-        if seq >= bus.alarm:
-            bus.attend()
+
+        self._change(update, None)
 
     def pop_info(self, key: str, default: Any = None) -> Any:
         """Remove a runtime info and return it, or ``default`` if there is none; publish an ``InfoRemoved``.
 
         Its ``resumed`` flag stays.
         """
-        bus = self._bus
-        if bus.blocking:
-            bus.make_room()
-        try:
-            bus.lock.acquire()
-            value = self._runtime_info.get(key, _ABSENT)
-            if value is _ABSENT or bus.busy:
-                if bus.busy:
-                    self._defer(self.pop_info, key)
-                bus.lock.release()
-                return default if value is _ABSENT else value
-            bus.busy = True
+        if key not in self._runtime_info:
+            return default
+
+        def remove() -> Any:
+            if key not in self._runtime_info:
+                return default
             self._undo_here((key,), self._runtime_info, self._info_stamps)
-            self._runtime_info.pop(key)
+            value = self._runtime_info.pop(key)
             self._info_stamps.pop(key, None)
-            seq = self._append(InfoRemoved(key=key)).seq
-            bus.busy = False
-            bus.lock.release()
-        except BaseException:
-            self._let_go([])
-            raise
-        if seq >= bus.alarm:
-            bus.attend()
-        return value
+            self._append(InfoRemoved(key=key))
+            return value
 
-    def publish(self, event: E, *, step: int | None = None) -> E:
-        """Publish an event of any kind; return it as stamped, with its ``seq``, ``time`` and ``step``.
-
-        Args:
-            event: the event. Scalars and infos are recorded by ``update_scalar`` and ``update_info`` instead.
-            step: the step it belongs to; default the event's own, else ``self.step``.
-
-        Returns:
-            The stamped event; ``event`` itself in a signal handler or finalizer that broke into an update of its own
-            thread: it is published as soon as that is done.
-
-        Raises:
-            ArgumentError: ``event`` is not an event, or is a ``ScalarUpdated`` or ``InfoUpdated``, or ``step`` is no
-                int.
-        """
-        if not isinstance(event, Event):
-            raise ArgumentError(f"publish takes an Event, got {type(event).__name__}; see asynchub.events")
-        if isinstance(event, ScalarUpdated | InfoUpdated):
-            raise ArgumentError(f"{type(event).__name__} is published by update_scalar or update_info: call that")
-        if step is not None:
-            step = checked_step(step)
-        bus = self._bus
-        if bus.blocking:
-            bus.make_room()
-        try:
-            bus.lock.acquire()
-            if bus.busy:
-                self._defer(self.publish, event, step=step)
-                bus.lock.release()
-                return event
-            bus.busy = True
-            stamped = self._append(event, step)
-            bus.busy = False
-            bus.lock.release()
-        except BaseException:
-            self._let_go([])
-            raise
-        if stamped.seq >= bus.alarm:
-            bus.attend()
-        return stamped
-
-    def _append(self, event: E, step: int | None = None) -> E:
-        """Stamp an event and append it to the log; call with the log's lock held, and its ``busy`` set."""
-        bus = self._bus
-        if step is None:
-            step = self._step if event.step is None else event.step
-        stamped = event.stamped(bus.seq + 1, _now(), step)
-        if bus.wants(stamped.key, type(stamped)):
-            bus.entries.append(stamped)
-        bus.seq = stamped.seq
-        return stamped
+        return self._change(remove, self._runtime_info.get(key, default))
 
     # --- reading
 
@@ -443,49 +347,6 @@ class Record(ManagerMixin):
                 cell.buffer.fold()
 
     def _check_resumed(self, key: str, resumed: bool) -> None:
-        stored = self._resumed_keys.get(key, _ABSENT)
-        if stored is not _ABSENT and stored != resumed:
+        stored = self._resumed_keys.get(key, ABSENT)
+        if stored is not ABSENT and stored != resumed:
             raise ResumedFlagError(key, stored, resumed)
-
-    def _undo_here(self, keys: Iterable[str], *tables: dict[str, Any]) -> None:
-        """Have ``_let_go`` put back what ``tables`` hold under ``keys`` now, unless ``seq`` has moved on."""
-        if self._undo_at != self._bus.seq:
-            self._undo, self._undo_at = [(vars(self), "_step", self._step)], self._bus.seq
-        self._undo += [(table, key, table.get(key, _ABSENT)) for key in keys for table in tables]
-
-    def _let_go(self, entries: list[tuple[Any, Any]]) -> None:
-        """After an exception amid an update: finish it or undo it, and let go of the lock.
-
-        Args:
-            entries: what it appends to histories and log, with the cells; it has begun once ``seq`` counts the first.
-        """
-        bus = self._bus
-        if not bus.lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks of it
-            return
-        try:
-            if self._undo_at == bus.seq:  # nothing was published since
-                undo, self._undo, self._undo_at = self._undo, [], -1
-                for table, key, value in reversed(undo):
-                    if value is _ABSENT:
-                        table.pop(key, None)
-                    else:
-                        table[key] = value
-            while bus.entries and _seq(bus.entries[-1]) > bus.seq:
-                bus.entries.pop()
-            for cell, entry in entries:
-                if entry[0] > bus.seq:
-                    break
-                if not cell.pending or cell.pending[-1] is not entry:
-                    cell.pending.append(entry)
-                if cell.wanted and not any(entry is one for one in bus.entries[-len(entries) :]):
-                    bus.entries.append(entry)
-        finally:
-            bus.busy = False
-            bus.lock.release()
-
-    def _defer(self, update: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        self._bus.defer(functools.partial(update, *args, **kwargs))
-
-
-def _seq(entry: Any) -> int:
-    return entry[0] if type(entry) is tuple else entry.seq  # type: ignore[no-any-return]  # a log holds nothing else

@@ -88,16 +88,18 @@ class Runner:
 
     Args:
         failed: called, on the loop, with an attachment and the error it raised.
-        ended: called, on the loop, with an attachment whose subscriber has returned or will not run again.
+        ended: called, on the loop, with an attachment whose subscriber has returned or will not run again, and this.
     """
 
-    def __init__(self, failed: Callable[[Attachment, Exception], None], ended: Callable[[Attachment], None]) -> None:
+    def __init__(
+        self, failed: Callable[[Attachment, Exception], None], ended: Callable[[Attachment, Runner], None]
+    ) -> None:
         self._failed = failed
         self._ended = ended
         self._thread: threading.Thread | None = None
         self._crash: BaseException | None = None
         self._live: list[Attachment] = []
-        self._mail: deque[Attachment] = deque()
+        self._mail: deque[tuple[Attachment, Subscription]] = deque()
 
     # --- on the program's loop
 
@@ -135,9 +137,9 @@ class Runner:
         return self._loop.is_here()
 
     def add(self, attachment: Attachment) -> None:
-        """Start a subscriber."""
+        """Start a subscriber on what its attachment's subscription is now."""
         self._live.append(attachment)
-        self._mail.append(attachment)
+        self._mail.append((attachment, attachment.subscription))
         if self._loop.is_here():
             self._posted.set()
         else:
@@ -150,14 +152,14 @@ class Runner:
         """Start what was added: a task can only be started by a task."""
         while True:
             while self._mail:
-                attachment = self._mail.popleft()
-                self._group.start_soon(self._keep_running, attachment, name=f"asynchub {attachment.name}")
+                attachment, subscription = self._mail.popleft()
+                name = f"asynchub {attachment.name}"
+                self._group.start_soon(self._keep_running, attachment, subscription, name=name)
             await self._posted.wait()
             self._posted = anyio.Event()
 
-    async def _keep_running(self, attachment: Attachment) -> None:
+    async def _keep_running(self, attachment: Attachment, subscription: Subscription) -> None:
         CURRENT_SUBSCRIBER.set(attachment)
-        subscription = attachment.subscription
         delay, longest = BACK_OFF
         try:
             while True:
@@ -183,7 +185,7 @@ class Runner:
             self._live.remove(attachment)
             changed, self._changed = self._changed, anyio.Event()
             changed.set()
-            self._ended(attachment)
+            self._ended(attachment, self)
 
     # --- on a loop in a thread of its own
 

@@ -135,7 +135,6 @@ class Subscription:
         self._resting = True
         self._reading = False
         self._waiters: list[tuple[int, Callable[[], None]]] = []
-        self._asked = False  # whether one of them waits for a moment between two events
         self._delivered = 0
         self._busy_seconds = 0.0
         self._handed_at: float | None = None
@@ -163,23 +162,8 @@ class Subscription:
                 raise StopAsyncIteration
             self._batch = batch
             index = 0
-        elif self._asked and index and self._keep is None:  # `every` has been asked about the whole batch
-            self._amid_batch(index)
         self._index = index + 1
         return self._batch[index]
-
-    def _amid_batch(self, index: int) -> None:
-        """Have those called who wait for a moment between two events."""
-        with self._bus.collecting:
-            newest, self.last_seq = self.last_seq, self._batch[index - 1].seq
-            try:
-                self._asked = False
-                calls = [call for position, call in self._waiters if position <= 0]
-                self._waiters = [waiter for waiter in self._waiters if waiter[0] > 0]
-                for call in calls:
-                    call()
-            finally:
-                self.last_seq = newest
 
     def batches(self) -> AsyncIterator[list[Event]]:
         """Return an async iterator of lists of events: all that has come, 1 to 256 at a time."""
@@ -313,7 +297,7 @@ class Subscription:
         self._resting = True
         self._cursor.handled = self._cursor.position
         if self._waiters:
-            waiters, self._waiters, self._asked = self._waiters, [], False
+            waiters, self._waiters = self._waiters, []
             for position, call in waiters:
                 self.when_handled(position, call)
 
@@ -335,7 +319,6 @@ class Subscription:
                 call()
             else:
                 self._waiters.append((position, call))
-                self._asked = self._asked or position <= 0
 
     def unread(self, events: list[Event]) -> None:
         """Hand out ``events``, the rest of the last batch, once more."""

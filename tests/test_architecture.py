@@ -34,6 +34,7 @@ ROWS = (
     ("attachments",),
     ("lifetime",),
     ("manager",),
+    ("publishing",),
     ("record",),
     ("feed",),
     ("hub",),

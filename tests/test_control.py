@@ -248,7 +248,7 @@ def test_settling_while_a_request_is_applied_is_refused() -> None:
     hub = MessageHub("hub")
     errors: list[Exception] = []
 
-    @hub.on_request(StopRequested)
+    @hub.on_request(StopRequested)  # type: ignore[untyped-decorator]
     def apply(request: StopRequested) -> None:
         try:
             hub.settle()

@@ -62,7 +62,7 @@ def test_requests_are_applied_in_the_order_they_were_made(hub: MessageHub) -> No
     applied: list[tuple[Any, int]] = []
     here = threading.get_ident()
 
-    @hub.on_request(ParameterChangeRequested)
+    @hub.on_request(ParameterChangeRequested)  # type: ignore[untyped-decorator]
     def apply(request: ParameterChangeRequested) -> None:
         applied.append((request.value, threading.get_ident() - here))
 
@@ -89,7 +89,7 @@ def test_a_request_that_nobody_applies_is_refused_with_the_remedy(hub: MessageHu
 def test_a_request_whose_application_raises_is_refused_and_the_others_are_applied(
     hub: MessageHub, answers: list[Any]
 ) -> None:
-    @hub.on_request(ParameterChangeRequested)
+    @hub.on_request(ParameterChangeRequested)  # type: ignore[untyped-decorator]
     def apply(request: ParameterChangeRequested) -> None:
         raise ValueError(f"no parameter {request.name!r}")
 

@@ -105,7 +105,7 @@ async def test_every_observer_on_the_programs_loop_sees_all_threads_events_in_on
         with fail_after(60):
             async with anyio.create_task_group() as group:
                 for thread in range(THREADS - 1):
-                    group.start_soon(to_thread.run_sync, publishing, hub, thread, True)
+                    group.start_soon(to_thread.run_sync, functools.partial(publishing, hub, thread, True))
                 group.start_soon(publish_here, hub, THREADS - 1)
         await hub.flushed(30)
         for recorder in recorders:

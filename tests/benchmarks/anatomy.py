@@ -1,6 +1,6 @@
 """What does one publish spend its time on, and what would the alternatives cost?
 
-Prints ns of CPU time of methods with the signature of ``update_scalar``, each with one part more than the one before, up
+Prints ns of CPU time of methods with the signature of ``update_scalar``, each with one part more than the last, up
 to the real one, which also folds its entries into the history; and of two alternatives: a ``with`` statement, and no
 lock at all. Not shown: cold caches, as after a training step, where each part takes two to four times as long.
 """

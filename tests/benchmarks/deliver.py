@@ -177,12 +177,12 @@ def emitters(subscribers: int, events: int) -> dict[str, Callable[[], Awaitable[
 
 @asynccontextmanager
 async def bubus_bus(subscribers: int) -> AsyncIterator[dict[str, Callable[[], Awaitable[Took]]]]:
-    import bubus  # here: what it loads makes garbage collection dearer for everybody
+    import bubus  # type: ignore[import-untyped]  # here: what it loads makes garbage collection dearer for all
 
     logging.getLogger("bubus").setLevel(logging.CRITICAL)
     counts = [0] * subscribers
 
-    class Updated(bubus.BaseEvent[None]):
+    class Updated(bubus.BaseEvent[None]):  # type: ignore[misc]  # as it publishes no types
         name: str
         value: float
 

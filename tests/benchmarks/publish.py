@@ -199,11 +199,11 @@ async def queues(stack: AsyncExitStack, subscribers: int, calls: int) -> dict[st
 
 
 async def bubus_bus(stack: AsyncExitStack, subscribers: int) -> dict[str, Contender]:
-    import bubus
+    import bubus  # type: ignore[import-untyped]  # it publishes none
 
     logging.getLogger("bubus").setLevel(logging.CRITICAL)
 
-    class Updated(bubus.BaseEvent[None]):
+    class Updated(bubus.BaseEvent[None]):  # type: ignore[misc]  # as it publishes no types
         name: str
         value: float
 

@@ -62,7 +62,7 @@ class Training:
     def step(self) -> float:
         self.optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(self.model(self.images), self.labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.optimizer.step()
         return loss.item()
 

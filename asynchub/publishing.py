@@ -1,0 +1,147 @@
+"""Appending to the log of a hub, one whole change of state and log at a time.
+
+Atomicity: a change happens whole or leaves no trace, also when an exception breaks into it: Ctrl-C, or whatever a
+    signal handler raises.
+Re-entry: a signal handler or finalizer may publish amid a change of its own thread; it is done as soon as that is.
+Threads: any number may publish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from asynchub.bus import EventBus
+from asynchub.errors import ArgumentError
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
+from asynchub.manager import ManagerMixin
+from asynchub.scalars import checked_step
+
+__all__ = ("ABSENT", "Publishing")
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+ABSENT = object()
+"""Stands for what is not there."""
+_now = time.time
+
+
+class Publishing(ManagerMixin):
+    """A named log of events, with the step that they belong to."""
+
+    def _begin(self, latency: float, capacity: int) -> None:
+        self._step = 0
+        self._bus = EventBus(latency, capacity)
+        self._undo: list[tuple[dict[str, Any], str, Any]] = []  # what a change replaced,
+        self._undo_at = -1  # while this was the newest seq
+
+    @property
+    def step(self) -> int:
+        """The optimizer step that updates belong to when they name none; from 0. ``update_info("iter", n)`` sets it."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = checked_step(step)
+
+    def publish(self, event: E, *, step: int | None = None) -> E:
+        """Publish an event of any kind; return it as stamped, with its ``seq``, ``time`` and ``step``.
+
+        Args:
+            event: the event. Scalars and infos are recorded by ``update_scalar`` and ``update_info`` instead.
+            step: the step it belongs to; default the event's own, else ``self.step``.
+
+        Returns:
+            The stamped event; ``event`` itself in a signal handler or finalizer that broke into an update of its own
+            thread: it is published as soon as that is done.
+
+        Raises:
+            ArgumentError: ``event`` is not an event, or is a ``ScalarUpdated`` or ``InfoUpdated``, or ``step`` is no
+                int.
+        """
+        if not isinstance(event, Event):
+            raise ArgumentError(f"publish takes an Event, got {type(event).__name__}; see asynchub.events")
+        if isinstance(event, ScalarUpdated | InfoUpdated):
+            raise ArgumentError(f"{type(event).__name__} is published by update_scalar or update_info: call that")
+        if step is not None:
+            step = checked_step(step)
+        return self._change(lambda: self._append(event, step), event)
+
+    def _append(self, event: E, step: int | None = None) -> E:
+        """Stamp an event and append it to the log; call with the log's lock held, and its ``busy`` set."""
+        bus = self._bus
+        if step is None:
+            step = self._step if event.step is None else checked_step(event.step)
+        stamped = event.stamped(bus.seq + 1, _now(), step)
+        if bus.wants(stamped.key, type(stamped)):
+            bus.entries.append(stamped)
+        bus.seq = stamped.seq
+        return stamped
+
+    def _change(self, change: Callable[[], T], meanwhile: T) -> T:
+        """Make one change of state and log; return what it returns.
+
+        Args:
+            change: what changes both; called with the log's lock held.
+            meanwhile: what to return when the change must wait for another one that this very thread is amid.
+        """
+        bus = self._bus
+        if bus.blocking:
+            bus.make_room()
+        try:
+            bus.lock.acquire()
+            if bus.busy:
+                bus.defer(lambda: self._change(change, meanwhile))
+                bus.lock.release()
+                return meanwhile
+            bus.busy = True
+            result = change()
+            bus.busy = False
+            bus.lock.release()
+        except BaseException:
+            self._let_go([])
+            raise
+        if bus.seq >= bus.alarm:
+            bus.attend()
+        return result
+
+    def _undo_here(self, keys: Iterable[str], *tables: dict[str, Any]) -> None:
+        """Have ``_let_go`` put back what ``tables`` hold under ``keys`` now, unless ``seq`` has moved on."""
+        if self._undo_at != self._bus.seq:
+            self._undo, self._undo_at = [(vars(self), "_step", self._step)], self._bus.seq
+        self._undo += [(table, key, table.get(key, ABSENT)) for key in keys for table in tables]
+
+    def _let_go(self, entries: list[tuple[Any, Any]]) -> None:
+        """After an exception amid an update: finish it or undo it, and let go of the lock.
+
+        Args:
+            entries: what it appends to histories and log, with the cells; it has begun once ``seq`` counts the first.
+        """
+        bus = self._bus
+        if not bus.lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks of it
+            return
+        try:
+            if self._undo_at == bus.seq:  # nothing was published since
+                undo, self._undo, self._undo_at = self._undo, [], -1
+                for table, key, value in reversed(undo):
+                    if value is ABSENT:
+                        table.pop(key, None)
+                    else:
+                        table[key] = value
+            while bus.entries and _seq(bus.entries[-1]) > bus.seq:
+                bus.entries.pop()
+            for cell, entry in entries:
+                if entry[0] > bus.seq:
+                    break
+                if not cell.pending or cell.pending[-1] is not entry:
+                    cell.pending.append(entry)
+                if cell.wanted and not any(entry is one for one in bus.entries[-len(entries) :]):
+                    bus.entries.append(entry)
+        finally:
+            bus.busy = False
+            bus.lock.release()
+
+
+def _seq(entry: Any) -> int:
+    return entry[0] if type(entry) is tuple else entry.seq  # type: ignore[no-any-return]  # a log holds nothing else
