@@ -217,7 +217,8 @@ def test_a_signal_handler_may_publish_amid_a_publish_of_its_thread() -> None:
     assert len(seqs["a"]) == calls
     for key in ("from/handler", "from/handlers", "info", "hub/stop_requested"):
         assert len(seqs[key]) == handled
-    assert hub.get_scalar("from/handler").data[0].tolist() == list(range(1, handled + 1))
+    # in whatever order: the next signal may break into a handler that has counted and not yet published
+    assert sorted(hub.get_scalar("from/handler").data[0].tolist()) == list(range(1, handled + 1))
     assert hub.apply_requests() == handled
     events.close()
 
