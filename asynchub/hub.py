@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import anyio.to_thread
 
@@ -216,7 +217,11 @@ class MessageHub(Feed):
         """Ask the training loop to end; see ``request``."""
         return self.request(StopRequested(reason=reason))
 
-    def on_request(self, kind: type[Request], apply: Apply | None = None) -> Any:
+    @overload
+    def on_request(self, kind: type[Request]) -> Callable[[Apply], Apply]: ...
+    @overload
+    def on_request(self, kind: type[Request], apply: Apply) -> Apply: ...
+    def on_request(self, kind: type[Request], apply: Apply | None = None) -> Apply | Callable[[Apply], Apply]:
         """Have ``apply`` called, in the training loop's thread, with each request of ``kind``; also a decorator.
 
         Raises:

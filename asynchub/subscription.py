@@ -99,7 +99,7 @@ class Subscription:
     Made by ``MessageHub.subscribe`` and ``MessageHub.attach``. As a context manager it closes itself.
 
     Attributes:
-        name: its name, unique in the hub.
+        name: its name; among what is attached, unique in the hub.
         control: whether it is read at settle points only.
         limit: position up to which a control subscriber reads in its turn: what it answers itself is for the next.
     """

@@ -34,6 +34,12 @@ def kicks(monkeypatch: pytest.MonkeyPatch) -> Kicks:
     return Kicks(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def _no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no reader look by itself: what it sees, it was woken for."""
+    monkeypatch.setattr("asynchub.loops.FALLBACK_POLL", 3600.0)
+
+
 class Waiting:
     """An observer that says when it has seen so many events."""
 
@@ -57,7 +63,7 @@ def test_an_idle_reader_in_a_thread_wakes_at_the_first_publish(backend: str) -> 
     with hub:
         hub.flush(10)
         hub.update_scalar("a", 1.0)
-        assert reader.enough.wait(0.9)  # the fallback poll would come after 1 s
+        assert reader.enough.wait(20)
 
 
 def test_a_reader_is_not_woken_while_it_lets_events_gather(kicks: Kicks) -> None:
@@ -108,8 +114,7 @@ def test_publishing_what_nobody_reads_wakes_nobody(kicks: Kicks) -> None:
             hub.update_info("train/info", number)
         assert kicks.count == 0
         hub.update_scalar("val/loss", 1.0)
-        assert reader.enough.wait(0.9)
-        assert kicks.count >= 1
+        assert reader.enough.wait(20)
 
 
 async def test_a_reader_on_the_publishers_loop_runs_as_soon_as_the_publisher_lets_it() -> None:
@@ -119,7 +124,7 @@ async def test_a_reader_on_the_publishers_loop_runs_as_soon_as_the_publisher_let
         hub.attach(reader)
         for number in range(1, 100):
             hub.update_scalar("a", float(number))
-            with fail_after(0.9):
+            with fail_after(20):
                 while len(reader.seen) < number:
                     await checkpoint()
 
@@ -175,7 +180,7 @@ async def test_a_sleeper_that_leaves_is_replaced() -> None:
 
 async def test_a_reader_sees_that_its_subscription_was_closed_from_a_thread() -> None:
     hub = MessageHub("hub", latency=3600.0)
-    with fail_after(0.9):
+    with fail_after(20):
         async with anyio.create_task_group() as group:
             events = hub.subscribe()
 
