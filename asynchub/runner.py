@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 from anyio.abc import TaskGroup
@@ -98,6 +98,7 @@ class Runner:
         self._ended = ended
         self._thread: threading.Thread | None = None
         self._crash: BaseException | None = None
+        self._timeout: float | None = None
         self._live: list[Attachment] = []
         self._mail: deque[tuple[Attachment, Subscription]] = deque()
 
@@ -239,5 +240,3 @@ class Runner:
         if self._crash is not None:
             crash, self._crash = self._crash, None
             raise crash
-
-    _timeout: Any = None

@@ -1,0 +1,44 @@
+"""Files that earlier versions wrote are read for ever."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from asynchub import EarlyStopping, MessageHub, ScalarUpdated
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_a_hub_state_of_version_1_0_is_read() -> None:
+    hub = MessageHub("reader")
+    hub.load(GOLDEN / "hub-1.0.ahc")
+    assert hub.get_scalar("val/loss").data[0].tolist() == [1.0, 0.5, 1.0, 1.0]
+    values, counts = hub.get_scalar("train/n").data
+    assert (values.dtype, values.tolist(), counts.tolist()) == (np.int64, [3, 6, 9, 12], [3, 3, 3, 3])
+    assert all(math.isnan(value) for value in hub.get_scalar("train/nan").data[0])
+    assert "private" not in hub.log_scalars
+    assert hub.get_info("classes") == ("cat", "dog")
+    assert (hub.get_info("weights").dtype.str, hub.get_info("weights").tolist()) == (">i2", [0, 1, 2])
+    assert (hub.step, hub.stop_requested) == (4, True)
+    assert hub.stop_reason == "val/loss has not improved on 0.5 of step 2 for 2 checks"
+
+
+def test_the_subscribers_of_that_state_go_on() -> None:
+    hub = MessageHub("reader")
+    hub.load(GOLDEN / "hub-1.0.ahc")
+    rule = EarlyStopping("val/loss", patience=2)
+    hub.attach(rule)
+    assert (rule.best, rule.best_step, rule.wait) == (0.5, 2, 2)
+
+
+async def test_the_events_of_that_state_come_back_in_order() -> None:
+    hub = MessageHub("reader")
+    hub.load(GOLDEN / "hub-1.0.ahc")
+    with hub.subscribe(ScalarUpdated, replay="all") as events:
+        events.close()
+        past = [event async for event in events]
+    assert [event.seq for event in past] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert [event.step for event in past] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
