@@ -264,11 +264,12 @@ class SettlePoint:
                 self._controls = [control for control in self._controls if not control.ended]
                 break
             if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeoutError(f"control subscribers were still busy at the timeout: {self._running!r}")
+                text = f"control subscribers were still busy at the timeout: {self._running!r}"
+                raise WaitTimeoutError(text) from _together(failures)
         else:
-            raise CycleError([control.name for control in busy], MAX_ROUNDS)
-        if failures:
-            raise ControlFailedError("control subscribers failed", failures)
+            raise CycleError([control.name for control in busy], MAX_ROUNDS) from _together(failures)
+        if failed := _together(failures):
+            raise failed
 
     def close(self, timeout: float | None = None) -> None:
         """Let every control subscriber handle what it still has, and end; call with their subscriptions closed.
@@ -295,6 +296,10 @@ class SettlePoint:
         for control in self._controls:
             control.end()
         self._controls = []
+
+
+def _together(failures: list[Exception]) -> ControlFailedError | None:
+    return ControlFailedError("control subscribers failed", failures) if failures else None
 
 
 class _Awaited:

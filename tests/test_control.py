@@ -115,6 +115,25 @@ def test_an_endless_answer_is_an_error_that_names_who_goes_on() -> None:
     hub.detach("echo")
 
 
+def test_an_endless_answer_does_not_hide_that_another_failed() -> None:
+    hub = MessageHub("hub")
+
+    @hub.on("a", role="control", name="echo")
+    def echo(event: ScalarUpdated) -> None:
+        hub.update_scalar("a", event.value + 1)
+
+    @hub.on("a", role="control", name="broken")
+    def broken(event: ScalarUpdated) -> None:
+        raise ValueError("broken")
+
+    hub.update_scalar("a", 1.0)
+    with pytest.raises(CycleError) as caught:
+        hub.settle()
+    assert isinstance(caught.value.__cause__, ControlFailedError)
+    assert [str(error) for error in caught.value.__cause__.exceptions] == ["broken"]
+    hub.detach("echo")
+
+
 def test_every_control_subscriber_runs_even_if_others_fail_and_all_errors_are_raised(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
