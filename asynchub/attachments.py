@@ -20,6 +20,7 @@ from asynchub.events import SubscriberFailed
 from asynchub.every import EPOCH_KEY, Every
 from asynchub.loops import Latch
 from asynchub.runner import Attachment, OnError, Runner
+from asynchub.settled import SettledSubscription
 from asynchub.subscription import Publisher, Subscription
 from asynchub.terms import Past, Terms, check_subscriber
 
@@ -123,8 +124,8 @@ class Attachments:
 
     def _start(self, attachment: Attachment) -> None:
         """Have an attachment with a fresh subscription run."""
-        if attachment.role == "control":
-            subscription = attachment.subscription
+        subscription = attachment.subscription
+        if isinstance(subscription, SettledSubscription):
             control = ControlSubscriber(
                 attachment.name,
                 self._order[attachment.name],

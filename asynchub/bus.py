@@ -1,75 +1,67 @@
 """The bounded shared log of a hub's events.
 
-Publishing appends to ``EventBus.entries`` under ``EventBus.lock`` and does nothing else: what a publish costs depends
-neither on the number of readers nor on how far they are. Readers ``collect``: they take what was appended, make the
-events, once, and sort them into one channel for each distinct selection.
+Publishing leaves an entry (``asynchub.intake``) and does nothing else: what a publish costs depends neither on the
+number of readers nor on how far they are. Readers ``collect``: they take what was published, make the events, once, and
+sort them into one channel for each distinct selection.
 
 Order: every channel holds its events in the order of ``Event.seq``.
-Bounds: the log holds ``capacity`` entries, a channel the largest ``max_lag`` of its cursors. A cursor left behind loses
-    what its ``overflow`` says, and counts it.
+Bounds: the log holds about ``capacity`` events, a channel the largest ``max_lag`` of its cursors. A cursor left behind
+    loses what its ``overflow`` says, and counts it.
 Waking: a reader that waits is woken by the first publish after it went to sleep; after it found events it sleeps
     ``latency`` seconds while publishers only append, unless the publisher lives on the reader's own loop.
-Threads: everything here may be called from any thread. ``collecting`` is taken before ``lock``, never after it, and
-    ``lock`` is held for moments.
+Threads: everything here may be called from any thread. ``collecting`` is taken before ``filing``, and that before
+    ``lock``; ``lock`` is held for moments.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from asynchub.channels import Channel, Cursor, Selection
 from asynchub.errors import ArgumentError, DeadlockError, LagExceededError, WaitTimeoutError
-from asynchub.events import Event, ScalarUpdated, scalar_updated, scalars_updated
+from asynchub.events import ENTRY, Event, ScalarUpdated
+from asynchub.filing import Run
+from asynchub.intake import CHORES, Intake
 from asynchub.loops import LoopHandle, Station
+from asynchub.stretches import LONGEST, Stretch
 
 __all__ = ("EventBus",)
 
-logger = logging.getLogger("asynchub")
-CHORES = 1024
-"""Events between two looks of a publisher at what has piled up."""
 BLOCK_TIMEOUT = 60.0
 """Seconds a publisher waits for a reader with ``overflow="block"`` before it gives up."""
 
 
-class _Routes(dict[tuple[str, type[Event]], tuple[list[Event], ...]]):
+class _Routes(dict[tuple[str, type[Event]], tuple[Channel, ...]]):
     """Where events of a key and kind go; found once for each."""
 
-    def __init__(self, channels: Iterable[Channel]) -> None:
+    def __init__(self, channels: tuple[Channel, ...]) -> None:
         super().__init__()
-        self._channels = tuple(channels)
+        self._channels = channels
 
-    def __missing__(self, of: tuple[str, type[Event]]) -> tuple[list[Event], ...]:
-        found = tuple(channel.events for channel in self._channels if channel.test(*of))
+    def __missing__(self, of: tuple[str, type[Event]]) -> tuple[Channel, ...]:
+        found = tuple(channel for channel in self._channels if channel.test(*of))
         self[of] = found
         return found
 
 
-class EventBus:
+class EventBus(Intake):
     """The shared log.
 
     Attributes:
-        lock: held by a publisher for the moment in which state and log change.
-        seq: ``seq`` of the newest event.
-        entries: events published and not yet collected: tuples ``(seq, time, step, key, value, count)`` of scalars,
-            and other events as they are.
         channels: one for each distinct selection that somebody reads.
         blocking: cursors for which a publisher waits.
         housekeeping: called by a publisher, without ``lock``, every ``CHORES`` events or more often.
-        once: called once, by the publisher, at the next ``attend``.
         changed: called under ``lock`` when what anybody reads has changed.
-        busy: set while an update is under way, under ``lock``. Who finds it set, although the lock was free to take, is
-            a signal handler or a finalizer that broke into an update of its own thread, and must ``defer`` its own.
-        alarm: a publisher of something wanted whose ``seq`` reaches this calls ``attend`` after it let go of ``lock``.
-        chores: the same for a publisher of something that nobody reads.
+        collecting: held while events are sorted into channels and taken from them.
 
     Args:
         latency: seconds a reader lets events gather before it looks again.
-        capacity: entries held before the publisher itself collects.
+        capacity: events held before the publisher itself collects.
 
     Raises:
         ArgumentError: ``latency`` is not a number of 0 or more, or ``capacity`` not an int above 0.
@@ -81,83 +73,71 @@ class EventBus:
         if not isinstance(capacity, int) or capacity < 1:
             raise ArgumentError(f"capacity must be an int above 0, got {capacity!r:.80}")
         self.latency = latency
-        self.capacity = capacity
         self.changed: Callable[[], None] = lambda: None
-        self.housekeeping: Callable[[], None] = lambda: None
-        self.seq = 0
-        self.reset()
+        self.housekeeping: Callable[[], None] = self.tidy
+        super().__init__(capacity)
 
-    def reset(self) -> None:
+    def renew(self) -> None:
         """Forget every reader and make new locks, as a forked child must."""
-        self.lock = threading.RLock()
         self.collecting = threading.RLock()
-        self.entries: list[Any] = []
-        self.busy = False
-        self.chores = self.seq + CHORES
-        self.alarm = min(self.chores, self.seq + self.capacity)
-        self._deferred: deque[Callable[[], object]] = deque()
         self._taken: list[Any] = []
         self._sorting = False
         self._armed: list[Station] = []
         self._stations: dict[Any, Station] = {}
         self._by_selection: dict[Selection, Channel] = {}
         self.channels: tuple[Channel, ...] = ()
-        self._everything: list[Channel] = []
-        self._selective: list[Channel] = []
+        self._selective = False
         self._routes = _Routes(())
-        self._wanted: dict[tuple[str, type[Event]], bool] = {}
         self.blocking: list[Cursor] = []
-        self.once: Callable[[], None] | None = None
         self._room = threading.Event()
+        super().renew()
 
     # --- publishing
 
     def wants(self, key: str, kind: type[Event] = ScalarUpdated) -> bool:
         """Tell whether anybody reads events of that key and kind."""
-        wanted = self._wanted.get((key, kind))
-        if wanted is None:
-            wanted = self._wanted[key, kind] = any(channel.test(key, kind) for channel in self.channels)
-        return wanted
+        return bool(self._routes[key, kind])
+
+    def _put(self, run: Run) -> None:
+        super()._put(run)
+        items, routes = run[1], self._routes
+        if not self._selective:
+            wanted = bool(self.channels)
+        elif len(items) == ENTRY:
+            wanted = bool(routes[items[0].key, ScalarUpdated])
+        else:
+            wanted = any(routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY]))
+        if wanted and (not self.log or self.log[-1] is not run):
+            self.log.append(run)
+            self.logged += len(items) // ENTRY
+
+    def look_again(self) -> None:
+        """Set when a publisher has to ``attend`` next: at once while somebody waits to be woken."""
+        super().look_again()
+        if self._armed:
+            self.alarm = self.limit = 0
 
     def attend(self) -> None:
         """Do what a publisher must now and then: wake sleeping readers; collect when the log is full."""
         with self.lock:
+            if self.busy:
+                return
+            self.number()
             stations: list[Station] = []
-            if self.entries:
+            if self.log:
                 stations, self._armed = self._armed, []
-            full = len(self.entries) >= self.capacity
             once, self.once = self.once, None
-            due = self.seq >= self.chores
-            if due or not self.chores:
-                self.chores = self.seq + CHORES
-            self.alarm = min(self.chores, self.seq + max(self.capacity - len(self.entries), 1))
-            if self._armed:
-                self.alarm = 0
+            due = self.seq - self.filed >= CHORES
+            self.look_again()
         for station in stations:
             station.kick()
-        while self._deferred:
-            self._do_deferred()
+        self.do_deferred()
         if due:
             self.housekeeping()
         if once is not None:
             once()
-        if full:
+        if self.logged >= self.capacity:
             self.collect()
-
-    def defer(self, update: Callable[[], object]) -> None:
-        """Have ``update`` called when the update that this thread is amid is done; call with ``lock`` held."""
-        self._deferred.append(update)
-        self.alarm = self.chores = 0
-
-    def _do_deferred(self) -> None:
-        try:
-            update = self._deferred.popleft()
-        except IndexError:  # another thread was faster
-            return
-        try:
-            update()
-        except Exception:
-            logger.exception("an update from a signal handler or a finalizer failed")
 
     def make_room(self) -> None:
         """Wait until every reader with ``overflow="block"`` has room for one more event.
@@ -190,12 +170,15 @@ class EventBus:
     def arm(self, station: Station) -> bool:
         """Have the next publish kick ``station``; False if there is something already."""
         with self.lock:
-            if self.entries:
-                return False
             if station not in self._armed:
                 self._armed.append(station)
-            self.alarm = 0
-            return True
+            self.look_again()
+            self.number()  # after saying so: what is left from here on finds the alarm set
+            if not self.log:
+                return True
+            self._armed.remove(station)
+            self.look_again()
+            return False
 
     # --- reading
 
@@ -215,7 +198,7 @@ class EventBus:
 
     def collect(self) -> None:
         """Move what was published into the channels. Cheap when there is nothing new."""
-        if not self.entries and not self._taken:
+        if not self.entries and not self.log and not self._taken:
             return
         with self.collecting:
             if self._sorting:  # a signal handler or a finalizer broke into it
@@ -223,39 +206,88 @@ class EventBus:
             again = bool(self._taken)  # an interrupt broke off the last call: finish it, without repeating a part
             if not again:
                 with self.lock:
-                    self._taken, self.entries = self.entries, []
-            self._sort(again)
+                    if self.busy:
+                        return
+                    self.number()
+                    self._taken, self.log = self.log, []
+                    self.logged = 0
+            for channel in self.channels:
+                if channel.stretches:
+                    channel.trim()
+            try:
+                self._sorting = True
+                self._sort(again)
+            finally:
+                self._sorting = False
             self._taken = []
             for channel in self.channels:
-                channel.trim()
+                if channel.end - channel.base > channel.least_lag:
+                    channel.trim()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep state and log as they are, all published before collected and filed; publishers go on meanwhile."""
+        with self.collecting:
+            self.collect()
+            with self.filing, self.lock:
+                self.collect()  # what little came meanwhile
+                self.file()
+                busy, self.busy = self.busy, True
+                try:
+                    yield
+                finally:
+                    self.busy = busy
 
     def _sort(self, again: bool) -> None:
-        self._sorting = True
-        try:
-            self._sort_taken(again)
-        finally:
-            self._sorting = False
-
-    def _sort_taken(self, again: bool) -> None:
-        taken = self._taken
-        if {*map(type, taken)} == {tuple}:
-            events = scalars_updated(taken)
-        else:
-            events = [scalar_updated(*entry) if type(entry) is tuple else entry for entry in taken]
-        everything, selective = self._everything, self._selective
-        if len(selective) == 1 and not everything:  # what nobody wants is not logged: all of it is for this one
-            everything, selective = selective, []
-        for channel in everything:
-            if again:
-                channel.append_new(events)
+        routes = self._routes
+        stretches: Iterable[Stretch]
+        for item in self._taken:
+            if type(item) is not tuple:
+                channels, stretches = routes[item.key, type(item)], (Stretch.of_event(item),)
             else:
-                channel.events.extend(events)
-        if selective:
-            routes = self._routes
-            for event in events:
-                for target in routes[event.key, type(event)]:
-                    if not again or not target or target[-1].seq < event.seq:
-                        target.append(event)
+                first, items = item
+                if not self._selective:
+                    channels = self.channels
+                elif len(items) == ENTRY:
+                    channels = routes[items[0].key, ScalarUpdated]
+                else:
+                    ways = {routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY])}
+                    channels = ways.pop()
+                    if ways:
+                        self._sort_apart(item, again)
+                        continue
+                size = len(items) // ENTRY
+                seqs = range(first, first + size)
+                stretches = (Stretch(seqs, items),) if size <= LONGEST else Stretch.of_entries(seqs, items)
+            for stretch in stretches:
+                for channel in channels:
+                    if not again or channel.last_seq < stretch.last_seq:
+                        channel.append(stretch)
+
+    def _sort_apart(self, run: Run, again: bool) -> None:
+        """Append entries to the channels that want them, not all the same; what nobody wants is left out."""
+        first, items = run
+        routes = self._routes
+        cells = items[::ENTRY]
+        unwanted = {cell for cell in set(cells) if not routes[cell.key, ScalarUpdated]}
+        wanted = [index for index, cell in enumerate(cells) if cell not in unwanted]
+        if unwanted:
+            items = [item for index in wanted for item in items[index * ENTRY : (index + 1) * ENTRY]]
+        for stretch in Stretch.of_entries([first + index for index in wanted], items):
+            for channel, part in self._parts(stretch):
+                if not again or channel.last_seq < part.last_seq:
+                    channel.append(part)
+
+    def _parts(self, stretch: Stretch) -> Iterator[tuple[Channel, Stretch]]:
+        """Yield what of a stretch each channel wants."""
+        cells = stretch.cells()
+        routes = {cell: self._routes[cell.key, ScalarUpdated] for cell in set(cells)}
+        for channel in dict.fromkeys(itertools.chain.from_iterable(routes.values())):
+            foreign = {cell for cell, channels in routes.items() if channel not in channels}
+            if foreign:
+                yield channel, stretch.part([index for index, cell in enumerate(cells) if cell not in foreign])
+            else:
+                yield channel, stretch
 
     def add(self, cursor: Cursor, selection: Selection, meanwhile: Callable[[], None]) -> None:
         """Put ``cursor`` at the end of the channel of ``selection``.
@@ -263,22 +295,19 @@ class EventBus:
         Args:
             cursor: a new cursor.
             selection: what it reads.
-            meanwhile: called while nothing can be published, with all that was published before the cursor's place.
+            meanwhile: called with the record as it was at the cursor's place.
 
         Raises:
             PatternError: a pattern is malformed.
         """
         test = selection.test()
-        with self.collecting:
-            self.collect()
-            with self.lock:
-                self.collect()  # what little came meanwhile
-                meanwhile()
-                channel = self._by_selection.setdefault(selection, Channel(test))
-                channel.cursors.append(cursor)
-                cursor.channel = channel
-                cursor.position = cursor.handled = channel.end
-                self._selections_changed()
+        with self.still():
+            meanwhile()
+            channel = self._by_selection.setdefault(selection, Channel(test))
+            channel.read_by([*channel.cursors, cursor])
+            cursor.channel = channel
+            cursor.position = cursor.handled = channel.end
+            self._selections_changed()
 
     def remove(self, cursor: Cursor) -> list[Event]:
         """Take ``cursor`` off its channel; return what it still had to get."""
@@ -286,11 +315,9 @@ class EventBus:
             channel = cursor.channel
             if channel is None:
                 return []
-            self.collect()
-            with self.lock:
-                self.collect()  # what little came meanwhile
+            with self.still():
                 rest = self._rest(cursor, channel)
-                channel.cursors.remove(cursor)
+                channel.read_by([one for one in channel.cursors if one is not cursor])
                 cursor.channel = None
                 for selection in [one for one, of in self._by_selection.items() if not of.cursors]:
                     del self._by_selection[selection]
@@ -301,7 +328,7 @@ class EventBus:
         rest: list[Event] = []
         while cursor.ready():
             try:
-                rest += channel.take(cursor, len(channel.events) + 1)
+                rest += channel.take(cursor, channel.end - channel.base + 1)
             except LagExceededError as error:
                 cursor.failure = error
         return rest
@@ -309,9 +336,7 @@ class EventBus:
     def _selections_changed(self) -> None:
         by_selection = self._by_selection
         self.channels = tuple(by_selection.values())
-        self._wanted = {}
-        self._everything = [channel for selection, channel in by_selection.items() if "**" in selection.patterns]
-        self._selective = [channel for selection, channel in by_selection.items() if "**" not in selection.patterns]
-        self._routes = _Routes(self._selective)
+        self._selective = not all("**" in selection.patterns for selection in by_selection)
+        self._routes = _Routes(self.channels)
         self.blocking = [c for channel in self.channels for c in channel.cursors if c.overflow == "block"]
         self.changed()

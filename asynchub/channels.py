@@ -8,6 +8,7 @@ Threads: none of this locks; ``EventBus`` does.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -15,6 +16,7 @@ from typing import Literal, cast
 from asynchub.errors import LagExceededError
 from asynchub.events import Event, EventsDropped
 from asynchub.patterns import matcher
+from asynchub.stretches import Stretch
 
 __all__ = ("Channel", "Cursor", "Overflow", "Selection")
 
@@ -24,6 +26,10 @@ Overflow = Literal["drop_oldest", "latest", "block", "raise"]
 ``"drop_oldest"``: the oldest events, with an ``EventsDropped`` in their place. ``"latest"``: all but the newest of each
 key, always. ``"block"``: nothing; the publisher waits. ``"raise"``: the subscription, with a ``LagExceededError``.
 """
+
+
+LARGE = 64
+"""Events that are let go of as soon as all have taken them; fewer, when the next are collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,59 +114,125 @@ class Cursor:
     def ready(self) -> bool:
         """Tell whether ``take`` would return something."""
         channel = self.channel
-        return channel is not None and (self.position < channel.base + len(channel.events) or bool(self.newest))
+        return channel is not None and (self.position < channel.end or bool(self.newest))
 
 
 class Channel:
-    """The events of one selection, collected and not yet taken by all of its cursors."""
+    """The events of one selection, collected and not yet taken by all of its cursors.
 
-    __slots__ = ("base", "cursors", "events", "test")
+    Attributes:
+        stretches: the events, each stretch with the position of its first.
+        base: position of the first event held.
+        cursors: who reads them.
+        least_lag: the smallest ``max_lag`` of theirs.
+        test: whether events of a key and kind belong here.
+        gone: ``seq`` of the last event that is not held any more.
+    """
+
+    __slots__ = ("base", "cursors", "gone", "least_lag", "stretches", "test")
 
     def __init__(self, test: Callable[[str, type[Event]], bool]) -> None:
         self.test = test
-        self.events: list[Event] = []
+        self.stretches: list[tuple[int, Stretch]] = []
         self.base = 0
+        self.gone = -1
         self.cursors: list[Cursor] = []
+        self.least_lag = 0
+
+    def read_by(self, cursors: list[Cursor]) -> None:
+        """Set who reads this."""
+        self.cursors = cursors
+        self.least_lag = min((cursor.max_lag for cursor in cursors), default=0)
 
     @property
     def end(self) -> int:
-        return self.base + len(self.events)
+        """Position after the last event held."""
+        if not self.stretches:
+            return self.base
+        start, stretch = self.stretches[-1]
+        return start + stretch.size
+
+    @property
+    def last_seq(self) -> int:
+        """``seq`` of the last event that was collected."""
+        return self.stretches[-1][1].last_seq if self.stretches else self.gone
+
+    def append(self, stretch: Stretch) -> None:
+        """Append events, newer than all that are here."""
+        self.stretches.append((self.end, stretch))
+
+    def between(self, start: int, stop: int) -> list[Event]:
+        """Return the events at the positions ``start`` up to ``stop``."""
+        if start >= stop:
+            return []
+        stretches = self.stretches
+        index = 0
+        if len(stretches) > 1 and stretches[1][0] <= start:
+            index = bisect_right(stretches, start, key=_position) - 1
+        first, stretch = stretches[index]
+        events = stretch.events()[start - first : stop - first]
+        while len(events) < stop - start:
+            index += 1
+            first, stretch = stretches[index]
+            events += stretch.events()[: stop - first]
+        return events
 
     def skip(self, cursor: Cursor, position: int) -> None:
         """Move ``cursor`` forward past events that it will not get, as its ``overflow`` says."""
-        lost = self.events[cursor.position - self.base : position - self.base]
+        lost = position - cursor.position
         if cursor.overflow == "latest":
             before = len(cursor.newest)
-            for event in lost:
+            for event in self.between(cursor.position, position):
                 cursor.newest.pop((type(event), event.key), None)  # the newest also comes last
                 cursor.newest[type(event), event.key] = event
-            cursor.dropped += len(lost) - (len(cursor.newest) - before)
+            cursor.dropped += lost - (len(cursor.newest) - before)
         else:
             earlier = cursor.missed.missed if cursor.missed else 0
-            last = lost[-1]
-            cursor.missed = EventsDropped(seq=last.seq, time=last.time, step=last.step, missed=earlier + len(lost))
-            cursor.dropped += len(lost)
+            last = self.between(position - 1, position)[0]
+            cursor.missed = EventsDropped(seq=last.seq, time=last.time, step=last.step, missed=earlier + lost)
+            cursor.dropped += lost
         cursor.position = position
-
-    def append_new(self, events: Iterable[Event]) -> None:
-        """Append those of ``events`` that are not here yet."""
-        last = self.events[-1].seq if self.events else -1
-        self.events.extend(event for event in events if event.seq > last)
 
     def trim(self) -> None:
         """Let go of what every cursor has taken, and of what is beyond their ``max_lag``."""
-        end = self.end
-        low = end
+        low = end = self.end
         for cursor in self.cursors:
-            oldest = end - cursor.max_lag
-            if cursor.position < oldest and cursor.overflow not in ("block", "raise"):
+            position = cursor.position
+            if position < low:
+                low = position
+        if end - low > self.least_lag:
+            low = min([self._kept_for(cursor, end) for cursor in self.cursors], default=end)
+        self._let_go(low)
+
+    def _kept_for(self, cursor: Cursor, end: int) -> int:
+        """Return the position from which on events are held for ``cursor``; move it there if it is too far behind."""
+        oldest = end - cursor.max_lag
+        if cursor.position < oldest:
+            if cursor.overflow not in ("block", "raise"):
                 self.skip(cursor, oldest)
             elif cursor.overflow == "raise" and cursor.position < oldest - cursor.max_lag:
-                continue  # it will raise when it next takes; hold no more for it
-            low = min(low, cursor.position)
-        if low - self.base >= max(len(self.events) // 2, 1):  # deleting costs what remains: amortise it
-            del self.events[: low - self.base]
-            self.base = low
+                return end  # it will raise when it next takes; hold no more for it
+        return cursor.position
+
+    def _let_go(self, low: int) -> None:
+        """Let go of the stretches that end before position ``low``."""
+        stretches = self.stretches
+        if not stretches:
+            return
+        count = 0
+        start, stretch = stretches[0]
+        if len(stretches) == 1 or low < stretches[1][0]:
+            count = 1 if start + stretch.size <= low else 0
+        else:
+            count = bisect_right(stretches, low, key=_position)
+            start, stretch = stretches[count - 1]
+            if start + stretch.size > low:
+                count -= 1
+                start, stretch = stretches[count - 1]
+        if count:
+            self.gone = stretch.last_seq
+            self.base = start + stretch.size
+            del stretches[:count]
 
     def take(self, cursor: Cursor, limit: int) -> list[Event]:
         """Return the next events of ``cursor``, at most ``limit``, an ``EventsDropped`` in the place of lost ones.
@@ -168,23 +240,32 @@ class Channel:
         Raises:
             LagExceededError: it fell behind and its ``overflow`` is ``"raise"``; it goes on from the newest.
         """
-        end = self.base + len(self.events)
+        end = self.end
         lag = end - cursor.position
         if not lag and cursor.missed is None and not cursor.newest:
             return []
-        if lag > cursor.max_lag and cursor.overflow == "raise":
-            cursor.position = end
-            raise LagExceededError(cursor.name, lag, cursor.max_lag)
-        if lag > cursor.max_lag and cursor.overflow == "drop_oldest":
-            self.skip(cursor, end - cursor.max_lag)
+        if lag > cursor.max_lag:
+            if cursor.overflow == "raise":
+                cursor.position = end
+                raise LagExceededError(cursor.name, lag, cursor.max_lag)
+            if cursor.overflow == "drop_oldest":
+                self.skip(cursor, end - cursor.max_lag)
         if cursor.overflow == "latest":
-            self.skip(cursor, end)
+            if lag:
+                self.skip(cursor, end)
             newest, cursor.newest = list(cursor.newest.values()), {}
             return newest
-        start = cursor.position - self.base
-        batch = self.events[start : start + limit]
-        cursor.position += len(batch)
+        start = cursor.position
+        stop = min(start + limit, end)
+        batch = self.between(start, stop)
+        cursor.position = stop
         if cursor.missed is not None:
             batch.insert(0, cursor.missed)
             cursor.missed = None
+        if len(batch) >= LARGE:
+            self._let_go(min([one.position for one in self.cursors]))
         return batch
+
+
+def _position(item: tuple[int, Stretch]) -> int:
+    return item[0]

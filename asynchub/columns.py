@@ -120,6 +120,14 @@ class Column:
         cells[stop:end] = values
         return self._on(cells, start, end, offset)
 
+    def with_one(self, number: float) -> Self:
+        """Return this column with a number at its end; its dtype holds it exactly."""
+        stop = self.stop
+        if stop == len(self.cells):
+            return self.extended((number,))
+        self.cells[stop] = number
+        return self._on(self.cells, self.start, stop + 1, self.offset)
+
     def with_numbers(self, numbers: Sequence[Any]) -> Self:
         """Return this column with Python numbers at its end, promoted like ``numpy.append`` of each in turn."""
         dtype = self.cells.dtype

@@ -33,7 +33,8 @@ from asynchub.errors import (
     WaitTimeoutError,
 )
 from asynchub.events import Request, RequestApplied, RequestRefused
-from asynchub.subscription import PARKED, Publisher, Subscription
+from asynchub.settled import PARKED, SettledSubscription
+from asynchub.subscription import Publisher
 
 __all__ = ("Apply", "ControlSubscriber", "SettlePoint")
 
@@ -53,54 +54,46 @@ class ControlSubscriber:
         subscription: what it reads.
     """
 
-    def __init__(self, name: str, order: int, start: Callable[[], Awaitable[None]], subscription: Subscription) -> None:
+    def __init__(
+        self, name: str, order: int, start: Callable[[], Awaitable[None]], subscription: SettledSubscription
+    ) -> None:
         self.name = name
         self.order = order
         self.ended = False
-        self.thread: int | None = None  # the thread that runs its code right now
         self._start = start
-        self._subscription = subscription
+        self.subscription = subscription
         self._run: Generator[Any, Any, None] | None = None
 
-    def has_something_to_do(self) -> bool:
-        """Tell whether it would do anything if advanced."""
-        return not self.ended and (self._run is None or self._subscription.ready())
+    def begin_turn(self) -> bool:
+        """Give it what was collected so far; tell whether it has anything to do."""
+        return not self.ended and (self.subscription.begin_turn() or self._run is None)
 
-    def advance(self) -> Generator[Any, Any, None]:
-        """Run it until it asks for an event that is not there; yield what else it awaits.
+    def resume(self, answer: Any = None, error: BaseException | None = None) -> Any:
+        """Run it until it awaits something; return that, ``PARKED`` if it is an event that is not there, or it ended.
+
+        Args:
+            answer: what it awaited last came to.
+            error: what to raise where it awaits.
 
         Raises:
-            Exception: whatever it raised; it has ended then.
+            BaseException: whatever it raised; it has ended then.
         """
-        answer: Any = None
-        error: BaseException | None = None
-        self._subscription.limit = self._subscription.end_position()
-        while True:
-            self.thread = threading.get_ident()
-            try:
-                if self._run is None:
-                    self._run = self._start().__await__()
-                awaited = self._run.send(answer) if error is None else self._run.throw(error)
-            except StopIteration:
-                self.end()
-                return
-            except BaseException:
-                self.end()
-                raise
-            finally:
-                self.thread = None
-            if awaited is PARKED:
-                return
-            answer, error = None, None
-            try:
-                answer = yield awaited
-            except BaseException as raised:  # a cancellation too is for the coroutine to see
-                error = raised
+        try:
+            run = self._run
+            if run is None:
+                run = self._run = self._start().__await__()
+            return run.send(answer) if error is None else run.throw(error)
+        except StopIteration:
+            self.end()
+            return PARKED
+        except BaseException:
+            self.end()
+            raise
 
     def end(self) -> None:
         """Do not run it again; a coroutine that is still alive runs its ``finally``."""
         self.ended = True
-        self._subscription.finish()
+        self.subscription.finish()
         if self._run is not None:
             self._run.close()
 
@@ -122,7 +115,8 @@ class SettlePoint:
         self._parents: list[ControlSubscriber] = []
         self._settling = threading.Lock()
         self._thread: int | None = None
-        self._running = ""
+        self._running: ControlSubscriber | None = None  # whose code runs right now, in the thread that settles
+        self._awaiting = ""
 
     def forked(self) -> None:
         """Forget everybody, as a forked child must; what the parent process runs is not ended here."""
@@ -130,7 +124,7 @@ class SettlePoint:
         self._controls = []
         self._requests.clear()
         self._settling = threading.Lock()
-        self._thread = None
+        self._thread = self._running = None
 
     def add(self, control: ControlSubscriber) -> None:
         """Have ``control`` run at settle points from now on."""
@@ -192,7 +186,9 @@ class SettlePoint:
 
     def settle(self, timeout: float | None) -> None:
         """Run control subscribers and apply requests until there is nothing left; see ``MessageHub.settle``."""
-        if self._thread == threading.get_ident():
+        here = threading.get_ident()
+        if self._thread == here:
+            self.refuse_nested()
             raise DeadlockError(
                 "settle() or flush() was called amid a settle point of this very thread, and would wait for it; "
                 "call it after that has returned"
@@ -200,12 +196,12 @@ class SettlePoint:
         if not self._settling.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
             raise WaitTimeoutError(f"another thread has been settling for {timeout} s")
         try:
-            self._thread = threading.get_ident()
+            self._thread = here
             rounds = self._rounds(None if timeout is None else time.monotonic() + timeout)
             awaited = next(rounds, PARKED)
             while awaited is not PARKED:
                 try:
-                    awaited = rounds.throw(ControlAwaitedError(self._running, type(awaited).__name__))
+                    awaited = rounds.throw(ControlAwaitedError(self._awaiting, type(awaited).__name__))
                 except StopIteration:
                     break
         finally:
@@ -233,24 +229,43 @@ class SettlePoint:
         Raises:
             DeadlockError: it is.
         """
-        here = threading.get_ident()
-        for control in self._controls:
-            if control.thread == here:
-                raise DeadlockError(
-                    f"control subscriber {control.name!r} called what waits for it; let it return to its events instead"
-                )
+        running = self._running
+        if running is not None and self._thread == threading.get_ident():
+            raise DeadlockError(
+                f"control subscriber {running.name!r} called what waits for it; let it return to its events instead"
+            )
 
     def _rounds(self, deadline: float | None) -> Generator[Any, Any, None]:
+        """Run rounds until all is quiet; yield whatever a control subscriber awaits beside its events."""
+        bus = self._bus
         failures: list[Exception] = []
         busy: list[ControlSubscriber] = []
         for _ in range(MAX_ROUNDS):
-            seq = self._bus.seq
-            self._bus.collect()
-            busy = [control for control in self._controls if control.has_something_to_do()]
-            for control in busy:
-                self._running = control.name
+            if bus.channels:
+                bus.collect()
+            seq = bus.seq
+            busy = []
+            for control in self._controls:
+                if bus.entries or bus.log:  # what those before it have answered
+                    bus.collect()
+                if not control.begin_turn():
+                    continue
+                busy.append(control)
+                self._running = control
                 try:
-                    yield from control.advance()
+                    awaited = control.resume()
+                    while awaited is not PARKED or (control.subscription.more and control.subscription.offer()):
+                        if awaited is PARKED:
+                            awaited = control.resume()
+                            continue
+                        self._running, self._awaiting = None, control.name
+                        answer, raised = None, None
+                        try:
+                            answer = yield awaited
+                        except BaseException as error:  # a cancellation too is for the coroutine to see
+                            raised = error
+                        self._running = control
+                        awaited = control.resume(answer, raised)
                 except Exception as error:
                     reason = _without_a_loop(control.name, error)
                     failures.append(reason)
@@ -260,16 +275,21 @@ class SettlePoint:
                     self.remove(control)
                     self.failed(control.name, error)
                     raise
-            if not self.apply_requests() and (not busy or self._bus.seq == seq):  # nothing came meanwhile
-                self._controls = [control for control in self._controls if not control.ended]
+                finally:
+                    self._running = None
+                if control.ended:
+                    self.remove(control)
+            applied = self._requests and self.apply_requests()
+            if not applied and (not busy or (bus.seq == seq and not bus.entries)):
                 break
             if deadline is not None and time.monotonic() > deadline:
-                text = f"control subscribers were still busy at the timeout: {self._running!r}"
+                names = ", ".join(repr(control.name) for control in busy)
+                text = f"control subscribers were still busy at the timeout: {names}"
                 raise WaitTimeoutError(text) from _together(failures)
         else:
             raise CycleError([control.name for control in busy], MAX_ROUNDS) from _together(failures)
-        if failed := _together(failures):
-            raise failed
+        if failures:
+            raise ControlFailedError("control subscribers failed", failures)
 
     def close(self, timeout: float | None = None) -> None:
         """Let every control subscriber handle what it still has, and end; call with their subscriptions closed.

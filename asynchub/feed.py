@@ -185,11 +185,14 @@ class Feed(Record):
 
     def statistics(self) -> HubStatistics:
         """Return how the hub and its subscriptions are doing now."""
+        with self._bus.lock:
+            self._bus.number()
+            seq = self._bus.seq
         readers = [one.subscription for one in self._attachments] + [
             one for one in self._subscriptions if not one.closed
         ]
         return HubStatistics(
-            seq=self._bus.seq,
+            seq=seq,
             step=self._step,
             scalars=len(self._log_scalars),
             infos=len(self._runtime_info),
@@ -223,7 +226,7 @@ class Feed(Record):
     def past(self, selection: Selection, replay: Replay, since: int | None) -> Iterator[Event]:
         """Return the events of the past that ``selection`` and ``replay``, or ``since`` (a ``seq``), ask for.
 
-        Scalars come from the histories, runtime info with its newest value only. Call with nothing being published.
+        Scalars come from the histories, runtime info with its newest value only. Call with the log still.
         """
         test = selection.test()
         after = -1 if since is None else since
@@ -250,14 +253,14 @@ class Feed(Record):
 
     def _forked(self) -> None:
         """Begin anew in a forked child: what reads belongs to the parent."""
-        self._bus.reset()
-        self._cells.clear()
+        self._bus.renew()
+        self._forget_cells()
         self._subscriptions = []
         for history in self._log_scalars.values():
             if isinstance(history, HistoryBuffer):
                 history.forked()
         self._bus.once = self._say_forked
-        self._bus.alarm = self._bus.chores = 0
+        self._bus.look_again()
 
     def _say_forked(self) -> None:
         logger.warning(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import math
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self, TypeVar
@@ -30,21 +29,20 @@ from asynchub.errors import (
     UnknownStatisticError,
     WindowTypeError,
 )
-from asynchub.ledger import UNSTAMPED, Entry, Ledger, Sliceable, numbers, whole
+from asynchub.folding import FOLD_AT, FOLDING, Folding
+from asynchub.ledger import FIELDS, UNSTAMPED, Ledger, Sliceable, numbers, whole
 from asynchub.windows import WindowStatistics, begin
 
-__all__ = ("FOLD_AT", "NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
+__all__ = ("NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FOLD_AT = 1024
-"""Pending entries at which somebody folds them in."""
 NO_STEP = UNSTAMPED.step
 """Stands in a column of steps where there is none."""
 DEFAULT_STATISTICS = ("min", "max", "current", "mean")
 FURTHER_STATISTICS = ("ema", "percentile", "slope", "std")
 """What ``statistics`` finds beside what is registered; functions may be registered under these names."""
-OWN = {"_folding", "_ledger", "_limit", "_lock", "_max_length", "_pending"}
+OWN = {"_max_length", *FOLDING}
 """What a history sets on itself."""
 FOREIGN = {"_count_history", "_log_history", "max_length", "statistics_methods"}
 """What the state of mmengine's class holds."""
@@ -68,7 +66,7 @@ class Records(NamedTuple):
     counts: Array
 
 
-class HistoryBuffer(WindowStatistics):
+class HistoryBuffer(Folding, WindowStatistics):
     """The record of one scalar: values, each with a count, oldest first.
 
     Args:
@@ -107,10 +105,7 @@ class HistoryBuffer(WindowStatistics):
 
     def _begin(self, ledger: Ledger, max_length: int) -> None:
         self._max_length, self._limit = max_length, whole(max_length)
-        self._pending: list[Entry] = []
-        self._lock = threading.RLock()
-        self._folding = False
-        self._ledger = ledger
+        self._begin_folding(ledger)
 
     def _set_default_statistics(self) -> None:
         for name in DEFAULT_STATISTICS:
@@ -134,37 +129,12 @@ class HistoryBuffer(WindowStatistics):
                     f"log_val must be int or float but got {type(log_val)}, count must be int but got {type(count)}"
                 )
             log_val, count = _plain(log_val), _plain(count)
+        for feed in self._feeds:
+            feed()
         pending = self._pending
-        pending.append((-1, math.nan, None, "", log_val, count))
-        if len(pending) >= FOLD_AT:
+        pending += (-1, math.nan + 0.0, None, log_val, count)  # a new float: `fold` knows an entry by its time
+        if len(pending) >= FIELDS * FOLD_AT:
             self.fold()
-
-    def fold(self) -> None:
-        """Move the pending entries into the columns."""
-        with self._lock:
-            if self._folding:  # a signal handler or a finalizer, amid the lines below
-                return
-            self._folding = True
-            try:
-                pending, ledger = self._pending, self._ledger
-                took = ledger.took
-                if 0 < took <= len(pending) and pending[took - 1] is ledger.taken:
-                    del pending[:took]  # an exception came between the last two lines of this block
-                if entries := pending[:]:
-                    self._ledger = ledger.extended(entries, self._limit)
-                    del pending[: len(entries)]
-            finally:
-                self._folding = False
-
-    def forked(self) -> None:
-        """Begin anew in a forked child, where the thread that may have held the lock does not exist."""
-        self._lock = threading.RLock()
-        self._folding = False
-
-    def _folded(self) -> Ledger:
-        if self._pending:
-            self.fold()
-        return self._ledger
 
     # --- reading
 
@@ -176,8 +146,8 @@ class HistoryBuffer(WindowStatistics):
     @max_length.setter
     def max_length(self, max_length: int) -> None:
         limit = whole(max_length)
+        self._folded()  # by the old one
         with self._lock:
-            self.fold()  # by the old one
             self._max_length, self._limit = max_length, limit
 
     @property
@@ -203,8 +173,8 @@ class HistoryBuffer(WindowStatistics):
         self._assign(counts=numbers(counts))
 
     def _assign(self, **columns: Any) -> None:
+        self._folded()
         with self._lock:
-            self.fold()
             # nobody knows what events the new values belong to
             self._ledger = self._ledger._replace(stamps=None, increasing=False, **columns)
 
@@ -356,6 +326,7 @@ class HistoryBuffer(WindowStatistics):
         self._set_default_statistics()
         self._statistics_methods.update(methods)
         if "_pending" in self.__dict__:  # whoever appends to it knows only this list
+            self._folded()
             with self._lock:
                 self._pending.clear()
                 self._ledger, self._max_length, self._limit = ledger, max_length, whole(max_length)

@@ -157,7 +157,8 @@ class MessageHub(Feed):
             DeadlockError: called by a subscriber.
             WaitTimeoutError: the timeout passed.
         """
-        self._refuse_nested("settle")
+        if CURRENT_SUBSCRIBER.get() is not None:
+            self._refuse_nested("settle")
         self._settle_point.settle(timeout)
 
     async def settled(self, timeout: float | None = None) -> None:
@@ -287,7 +288,7 @@ class MessageHub(Feed):
         for state in subscribers.values():
             if isinstance(state, Exception):
                 raise state
-        with self._bus.lock:
+        with self._bus.still():
             state = resumable(self._log_scalars, self._runtime_info, self._resumed_keys)
             extra: dict[str, Any] = {"step": self._step, "seq": self._bus.seq}
             stamps = {key: list(stamp) for key, stamp in self._info_stamps.items() if key in state["runtime_info"]}
@@ -319,7 +320,7 @@ class MessageHub(Feed):
             if replacing:
                 for live in (self._log_scalars, self._runtime_info, self._resumed_keys, self._info_stamps):
                     live.clear()
-            self._cells.clear()
+            self._forget_cells()
             self._log_scalars.update(scalars)
             self._runtime_info.update(infos)
             self._resumed_keys.update(flags)
@@ -378,7 +379,7 @@ class MessageHub(Feed):
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("_instance_name", "_log_scalars", "_runtime_info", "_resumed_keys")
-        with self._bus.lock:
+        with self._bus.still():
             return {**{name: getattr(self, name) for name in names}, "_step": self._step}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

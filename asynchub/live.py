@@ -6,6 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from asynchub.history import HistoryBuffer
+from asynchub.ledger import FIELDS
+
 __all__ = ("Cell", "LiveDict")
 
 
@@ -13,19 +16,28 @@ class Cell:
     """What the fast path needs to know of a key.
 
     Attributes:
-        buffer: its history.
-        pending: entries that its history has not folded in yet.
+        key: the key.
+        buffer: its history; None if that keeps its record in its own way.
+        pending: what its history has not folded in yet.
         resumed: its ``resumed`` flag.
         wanted: whether anybody reads its events.
     """
 
-    __slots__ = ("buffer", "pending", "resumed", "wanted")
+    __slots__ = ("buffer", "key", "pending", "resumed", "wanted")
 
-    def __init__(self, buffer: Any, pending: list[Any], resumed: object, wanted: bool) -> None:
+    def __init__(
+        self, key: str, buffer: HistoryBuffer | None, pending: list[Any], resumed: object, wanted: bool
+    ) -> None:
+        self.key = key
         self.buffer = buffer
         self.pending = pending
         self.resumed = resumed
         self.wanted = wanted
+
+    def known(self, since: int) -> set[int]:
+        """Return the ``seq`` of what its history has been handed, from ``since`` on."""
+        folded = () if self.buffer is None else self.buffer.folded_seqs(since)
+        return {*self.pending[::FIELDS], *folded}
 
 
 class LiveDict(OrderedDict[str, Any]):

@@ -74,10 +74,16 @@ class Publishing(ManagerMixin):
         if step is None:
             step = self._step if event.step is None else checked_step(event.step)
         stamped = event.stamped(bus.seq + 1, _now(), step)
-        if bus.wants(stamped.key, type(stamped)):
-            bus.entries.append(stamped)
+        self._log(stamped)
         bus.seq = stamped.seq
         return stamped
+
+    def _log(self, event: Event) -> None:
+        """Append a stamped event to the log, if anybody wants it; it is published once ``seq`` counts it."""
+        bus = self._bus
+        if bus.wants(event.key, type(event)):
+            bus.log.append(event)
+            bus.logged += 1
 
     def _change(self, change: Callable[[], T], meanwhile: T) -> T:
         """Make one change of state and log; return what it returns.
@@ -90,19 +96,20 @@ class Publishing(ManagerMixin):
         if bus.blocking:
             bus.make_room()
         try:
-            bus.lock.acquire()
+            bus.lock.acquire()  # not `with`, which costs twice as much: `_let_go` does the same for an interrupt
             if bus.busy:
                 bus.defer(lambda: self._change(change, meanwhile))
                 bus.lock.release()
                 return meanwhile
+            bus.number()
             bus.busy = True
             result = change()
             bus.busy = False
             bus.lock.release()
         except BaseException:
-            self._let_go([])
+            self._let_go()
             raise
-        if bus.seq >= bus.alarm:
+        if bus.seq >= bus.limit:
             bus.attend()
         return result
 
@@ -112,12 +119,8 @@ class Publishing(ManagerMixin):
             self._undo, self._undo_at = [(vars(self), "_step", self._step)], self._bus.seq
         self._undo += [(table, key, table.get(key, ABSENT)) for key in keys for table in tables]
 
-    def _let_go(self, entries: list[tuple[Any, Any]]) -> None:
-        """After an exception amid an update: finish it or undo it, and let go of the lock.
-
-        Args:
-            entries: what it appends to histories and log, with the cells; it has begun once ``seq`` counts the first.
-        """
+    def _let_go(self) -> None:
+        """After an exception amid a change: undo it, unless ``seq`` counts it, and let go of the lock."""
         bus = self._bus
         if not bus.lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks of it
             return
@@ -129,19 +132,7 @@ class Publishing(ManagerMixin):
                         table.pop(key, None)
                     else:
                         table[key] = value
-            while bus.entries and _seq(bus.entries[-1]) > bus.seq:
-                bus.entries.pop()
-            for cell, entry in entries:
-                if entry[0] > bus.seq:
-                    break
-                if not cell.pending or cell.pending[-1] is not entry:
-                    cell.pending.append(entry)
-                if cell.wanted and not any(entry is one for one in bus.entries[-len(entries) :]):
-                    bus.entries.append(entry)
+            bus.take_back()
         finally:
             bus.busy = False
             bus.lock.release()
-
-
-def _seq(entry: Any) -> int:
-    return entry[0] if type(entry) is tuple else entry.seq  # type: ignore[no-any-return]  # a log holds nothing else

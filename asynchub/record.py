@@ -3,7 +3,8 @@
 The contract is that of mmengine's ``MessageHub`` (its differences: ``docs/reference/differences.md``).
 
 Atomicity: an update happens whole or, when it raises, leaves no trace; ``update_scalars`` and ``update_info_dict`` are
-    one update each.
+    one update each. Scalars whose keys are known are left in the log's list of entries, in one step that nothing can
+    break into; all else is a change under the log's lock.
 Threads: any number may update and read.
 """
 
@@ -15,9 +16,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from asynchub.errors import ArgumentError, KeyTypeError, ResumedFlagError, UnknownScalarError
+from asynchub.errors import ArgumentError, ResumedFlagError, UnknownScalarError
 from asynchub.events import InfoRemoved, InfoUpdated
-from asynchub.history import FOLD_AT, HistoryBuffer
+from asynchub.folding import FOLD_AT
+from asynchub.history import HistoryBuffer
+from asynchub.ledger import FIELDS
 from asynchub.live import Cell, LiveDict
 from asynchub.publishing import ABSENT, Publishing
 from asynchub.scalars import checked_key, checked_step, real_number, sample_count
@@ -74,9 +77,10 @@ class Record(Publishing):
         """Set up what is not part of the record itself."""
         super()._begin(latency, capacity)
         self._cells: dict[str, Cell] = {}
-        self._log_scalars.changed = self._cells.clear
+        self._entries = self._bus.entries
+        self._log_scalars.changed = self._forget_cells
         self._info_stamps: dict[str, tuple[int, float, int | None]] = {}
-        self._bus.changed = self._cells.clear
+        self._bus.changed = self._forget_cells
         self._bus.housekeeping = self._fold
 
     def _parse_input(self, name: str, value: Any) -> OrderedDict[str, Any]:
@@ -116,34 +120,17 @@ class Record(Publishing):
             step = self._step
         elif type(step) is not int or not -(2**63) < step < 2**63:
             step = checked_step(step)
-        bus = self._bus
-        if bus.blocking:
-            bus.make_room()
-        cell = entry = None
         try:
-            bus.lock.acquire()  # not `with`, which costs twice as much: `_let_go` does the same for an interrupt
-            if bus.busy:
-                bus.defer(functools.partial(self.update_scalar, key, value, count, resumed, step=step))
-                bus.lock.release()
-                return
-            bus.busy = True
-            cell = self._cells.get(key)
-            if cell is None or cell.resumed is not resumed:
-                cell = self._admit(key, resumed, value, count)
-            seq = bus.seq + 1
-            entry = (seq, _now(), step, key, value, count)
-            bus.seq = seq
-            cell.pending.append(entry)
-            if cell.wanted:
-                bus.entries.append(entry)
-            bus.busy = False
-            bus.lock.release()
-        except BaseException as error:
-            self._let_go([] if entry is None else [(cell, entry)])
-            if isinstance(error, TypeError) and not isinstance(key, str):
-                raise KeyTypeError(key) from None
-            raise
-        if seq >= (bus.alarm if cell.wanted else bus.chores):
+            cell: Cell | None = self._cells[key]
+        except (KeyError, TypeError):  # TypeError: not hashable
+            cell = None
+        if cell is None or cell.resumed is not resumed:
+            self._admit_and_publish([(key, value, count)], resumed, step)
+            return
+        entries = self._entries
+        entries += (cell, _now(), step, value, count)
+        bus = self._bus
+        if len(entries) >= (bus.alarm if cell.wanted else bus.chores):
             bus.attend()
 
     def update_scalars(self, log_dict: dict[str, Any], resumed: bool = True, *, step: int | None = None) -> None:
@@ -160,55 +147,25 @@ class Record(Publishing):
         """
         if not isinstance(log_dict, dict):
             raise ArgumentError(f"`log_dict` must be a dict!, but got {type(log_dict)}")
-        items = []
-        for key, value in log_dict.items():
-            if type(value) is float:
-                items.append((key, value, 1))
-                continue
-            count = 1
-            if isinstance(value, dict):
-                if "value" not in value:
-                    raise ArgumentError(f"value must be defined in {value}")
-                count = sample_count(key, real_number(key, value.get("count", 1)))
-                value = value["value"]
-            items.append((key, real_number(key, value), count))
         step = self._step if step is None else checked_step(step)
-        bus = self._bus
-        if bus.blocking:
-            bus.make_room()
-        updates: list[tuple[Cell, Any]] = []
-        try:
-            bus.lock.acquire()
-            if bus.busy:
-                counted = {key: {"value": value, "count": count} for key, value, count in items}
-                bus.defer(functools.partial(self.update_scalars, counted, resumed, step=step))
-                bus.lock.release()
+        cells, now = self._cells, _now()
+        entries: list[Any] = []
+        wanted = False
+        for key, value in log_dict.items():
+            count = 1
+            if type(value) is not float:
+                value, count = _number_and_count(key, value)
+            cell = cells.get(key)
+            if cell is None or cell.resumed is not resumed:
+                self._admit_and_publish(
+                    [(key, *_number_and_count(key, value)) for key, value in log_dict.items()], resumed, step
+                )
                 return
-            bus.busy = True
-            cells = self._cells
-            for key, _, _ in items:
-                if (cell := cells.get(key)) is None or cell.resumed is not resumed:
-                    self._check_resumed(checked_key(key), resumed)
-            seq = bus.seq
-            now = _now()
-            for key, value, count in items:
-                cell = cells.get(key)
-                if cell is None or cell.resumed is not resumed:
-                    cell = self._admit(key, resumed, value, count)
-                seq += 1
-                updates.append((cell, (seq, now, step, key, value, count)))
-            bus.seq = seq
-            log = bus.entries
-            for cell, entry in updates:
-                cell.pending.append(entry)
-                if cell.wanted:
-                    log.append(entry)
-            bus.busy = False
-            bus.lock.release()
-        except BaseException:
-            self._let_go(updates)
-            raise
-        if seq >= bus.alarm:
+            wanted = wanted or cell.wanted
+            entries += (cell, now, step, value, count)
+        bus = self._bus
+        self._entries += entries
+        if len(self._entries) >= (bus.alarm if wanted else bus.chores):
             bus.attend()
 
     def probe(self, key: str, *, resumed: bool = True) -> Callable[..., None]:
@@ -266,7 +223,7 @@ class Record(Publishing):
                 self._runtime_info[key] = value
                 self._info_stamps[key] = stamp
                 if bus.wants(key, InfoUpdated):
-                    bus.entries.append(InfoUpdated(seq=seq, time=stamp[1], step=stamp[2], key=key, value=value))
+                    self._log(InfoUpdated(seq=seq, time=stamp[1], step=stamp[2], key=key, value=value))
             bus.seq = seq
 
         self._change(update, None)
@@ -319,29 +276,72 @@ class Record(Publishing):
 
     # --- inside
 
+    def _admit_and_publish(self, items: list[tuple[str, float, int]], resumed: bool, step: int | None) -> None:
+        """Publish scalars of which the fast path does not know a key, or not in this way."""
+
+        def publish() -> None:
+            for key, _, _ in items:
+                self._check_resumed(checked_key(key), resumed)
+            now = _now()
+            entries: list[Any] = []
+            for key, value, count in items:
+                cell = self._cells.get(key)
+                if cell is None or cell.resumed is not resumed:
+                    cell = self._admit(key, resumed, value, count)
+                entries += (cell, now, step, value, count)
+            self._bus.put(entries)
+
+        self._change(publish, None)
+
     def _admit(self, key: str, resumed: bool, value: float, count: int) -> Cell:
-        """Return the cell of a key that the fast path does not know, or not in this way."""
-        self._check_resumed(checked_key(key), resumed)
+        """Return a cell for a key, with a history; call amid a change."""
+        bus = self._bus
         self._undo_here((key,), self._log_scalars, self._resumed_keys, self._cells)
         buffer = self._log_scalars.get(key)
         if buffer is None:
             buffer = HistoryBuffer.unfilled()
         native = isinstance(buffer, HistoryBuffer) and type(buffer).update is HistoryBuffer.update
-        if not native:  # what the program put there itself keeps its own record
+        if native:
+            buffer.fed_by(bus.file)
+            cell = Cell(key, buffer, buffer._pending, resumed, bus.wants(key))
+        else:  # what the program put there itself keeps its own record
             buffer.update(value, count)
-        cell = Cell(buffer, buffer._pending if native else [], resumed, self._bus.wants(key))
+            cell = Cell(key, None, [], resumed, bus.wants(key))
         self._log_scalars.put(key, buffer)
         self._resumed_keys.setdefault(key, resumed)
-        if native:
+        if native and not bus.blocking:  # who has to wait for readers asks for that in a change
             self._cells[key] = cell
         return cell
 
-    def _fold(self) -> None:
+    def _forget_cells(self) -> None:
         for cell in list(self._cells.values()):
-            if len(cell.pending) >= FOLD_AT:
+            cell.wanted = True  # a publisher may hold it already: whoever begins to read is to be woken
+        self._cells.clear()
+
+    def _fold(self) -> None:
+        """Bring the histories up to date as far as that is due; leave it to another thread that is at it."""
+        bus = self._bus
+        if bus.filing.acquire(blocking=False):
+            try:
+                bus.tidy()
+            finally:
+                bus.filing.release()
+        for cell in list(self._cells.values()):
+            if cell.buffer is not None and len(cell.pending) >= FIELDS * FOLD_AT:
                 cell.buffer.fold()
 
     def _check_resumed(self, key: str, resumed: bool) -> None:
         stored = self._resumed_keys.get(key, ABSENT)
         if stored is not ABSENT and stored != resumed:
             raise ResumedFlagError(key, stored, resumed)
+
+
+def _number_and_count(key: str, value: Any) -> tuple[float, int]:
+    """Return the number and the count that an item of ``update_scalars`` gives."""
+    count = 1
+    if isinstance(value, dict):
+        if "value" not in value:
+            raise ArgumentError(f"value must be defined in {value}")
+        count = sample_count(key, real_number(key, value.get("count", 1)))
+        value = value["value"]
+    return real_number(key, value), count

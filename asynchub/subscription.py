@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-import types
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
@@ -27,14 +26,12 @@ from asynchub.channels import Cursor, Overflow, Selection
 from asynchub.errors import LagExceededError, SubscriptionError
 from asynchub.events import Event, EventsDropped, Request
 
-__all__ = ("PARKED", "Publisher", "Subscription", "SubscriptionStatistics")
+__all__ = ("BATCH", "Publisher", "Subscription", "SubscriptionStatistics")
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Request)
 BATCH = 256
 """Events handed out between two checkpoints."""
-PARKED = object()
-"""What a control subscriber's coroutine yields when it asks for an event that is not there yet."""
 
 
 class Publisher(Protocol):
@@ -74,11 +71,6 @@ class SubscriptionStatistics:
     closed: bool
 
 
-@types.coroutine
-def _park() -> Generator[object, None, None]:
-    yield PARKED
-
-
 class _Batches:
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
@@ -87,7 +79,10 @@ class _Batches:
         return self
 
     async def __anext__(self) -> list[Event]:
-        batch = await self._subscription._next_batch()
+        subscription = self._subscription
+        if subscription._index < len(subscription._batch):
+            return subscription._rest_of_batch()
+        batch = await subscription._next_batch()
         if batch is None:
             raise StopAsyncIteration
         return batch
@@ -100,8 +95,6 @@ class Subscription:
 
     Attributes:
         name: its name; among what is attached, unique in the hub.
-        control: whether it is read at settle points only.
-        limit: position up to which a control subscriber reads in its turn: what it answers itself is for the next.
     """
 
     def __init__(
@@ -116,12 +109,9 @@ class Subscription:
         past: Callable[[], Iterator[Event]] | None = None,
         past_seq: int | None = None,
         keep: Callable[[Event], bool] | None = None,
-        control: bool = False,
     ) -> None:
         self.name = name
-        self.control = control
         self.errors = 0
-        self.limit = 0
         self._bus = bus
         self._publisher = publisher
         self._keep = keep
@@ -170,23 +160,12 @@ class Subscription:
         return _Batches(self)
 
     async def _next_batch(self) -> list[Event] | None:
-        """Return the next events, or None at the end."""
-        if self._index < len(self._batch):  # a single event was read before: hand out what is left of its batch
-            rest = self._batch[self._index :]
-            self._batch, self._index = [], 0
-            self.last_seq = rest[-1].seq
-            return rest
-        if self._reading:
-            raise SubscriptionError(f"subscription {self.name!r} is being read by another task; subscribe once more")
-        self._reading = True
-        self._batch, self._index = [], 0
-        if self._cursor.thread is None and not self.control:
+        """Return the next events, or None at the end; call when the last batch is used up."""
+        self._begin_reading()
+        if self._cursor.thread is None:
             self._cursor.thread = threading.get_ident()
         try:
-            if self._handed_at is not None:
-                self._busy_seconds += time.perf_counter() - self._handed_at
-                self._handed_at = None
-            if self._eager and not self.control:
+            if self._eager:
                 await checkpoint()
             self._eager = True
             station = None
@@ -195,13 +174,10 @@ class Subscription:
                     if self._rest is not None:
                         return None
                     self._eager = False
-                    if self.control:
-                        await _park()
-                    else:
-                        if station is None:
-                            station = self._bus.station()
-                            self._cursor.thread = station.thread
-                        await station.wait(self._something_to_do)
+                    if station is None:
+                        station = self._bus.station()
+                        self._cursor.thread = station.thread
+                    await station.wait(self._something_to_do)
             finally:
                 if station is not None:
                     station.leave()
@@ -212,18 +188,34 @@ class Subscription:
         finally:
             self._reading = False
 
+    def _rest_of_batch(self) -> list[Event]:
+        """Return what is left of a batch of which single events were read before."""
+        rest = self._batch[self._index :]
+        self._batch, self._index = [], 0
+        self.last_seq = rest[-1].seq
+        return rest
+
+    def _begin_reading(self) -> None:
+        if self._reading:
+            raise SubscriptionError(f"subscription {self.name!r} is being read by another task; subscribe once more")
+        self._reading = True
+        if self._handed_at is not None:
+            self._busy_seconds += time.perf_counter() - self._handed_at
+            self._handed_at = None
+        self._batch, self._index = [], 0
+
     def _something_to_do(self) -> bool:
         return self._cursor.ready() or self._rest is not None
 
     def ready(self) -> bool:
         """Tell whether asking for the next event would return at once; collects nothing."""
         return (
-            self._past is not None
+            self._cursor.ready()
+            or self._past is not None
             or self._index < len(self._batch)
             or bool(self._left)
             or self._error is not None
             or self._rest is not None
-            or self._cursor.ready()
         )
 
     def _take(self) -> list[Event]:
@@ -231,13 +223,10 @@ class Subscription:
         with self._bus.collecting:
             self._rested()
             while True:
-                if self._error is not None:
-                    error, self._error = self._error, None
-                    raise error
-                if self._left:
-                    events, self._left = self._left, []
+                if self._past is not None or self._rest is not None or self._left or self._error is not None:
+                    events = self._take_held()
                 else:
-                    events = self._take_some()
+                    events = self._take_live()
                 if not events:
                     return events
                 self.last_seq = events[-1].seq
@@ -265,30 +254,42 @@ class Subscription:
                 break
         return kept
 
-    def _take_some(self) -> list[Event]:
+    def _take_live(self) -> list[Event]:
+        """Take what was published."""
+        self._bus.collect()
+        cursor = self._cursor
+        if cursor.channel is None:
+            return []
+        try:
+            events = cursor.channel.take(cursor, BATCH)
+        except LagExceededError:
+            self.close()
+            raise
+        if events and cursor.overflow == "block":
+            self._bus.made_room()
+        return events
+
+    def _take_held(self) -> list[Event]:
+        """Take what is there beside the log: of the past, after an error, or when it was closed."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._left:
+            events, self._left = self._left, []
+            return events
         if self._past is not None:
             events = list(islice(self._past, BATCH))
             if events:
                 return events
             self._past = None
-        if self._rest is not None:
-            events = self._rest[:BATCH]
-            del self._rest[:BATCH]
-            failure = self._cursor.failure
-            if not events and failure is not None:
-                self._cursor.failure = None
-                raise failure
-            return events
-        self._bus.collect()
-        channel = self._cursor.channel
-        try:
-            most = min(BATCH, self.limit - self._cursor.position) if self.control else BATCH
-            events = [] if channel is None or most <= 0 else channel.take(self._cursor, most)
-        except LagExceededError:
-            self.close()
-            raise
-        if events and self._cursor.overflow == "block":
-            self._bus.made_room()
+        if self._rest is None:
+            return self._take_live()
+        events = self._rest[:BATCH]
+        del self._rest[:BATCH]
+        failure = self._cursor.failure
+        if not events and failure is not None:
+            self._cursor.failure = None
+            raise failure
         return events
 
     def _rested(self) -> None:

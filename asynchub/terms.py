@@ -15,6 +15,7 @@ from asynchub.errors import ArgumentError, SubscriberTypeError
 from asynchub.events import Event, EventsDropped
 from asynchub.every import EPOCH_KEY, Every
 from asynchub.runner import Subscriber
+from asynchub.settled import SettledSubscription
 from asynchub.subscription import Publisher, Subscription
 
 __all__ = ("EventFunction", "Past", "Replay", "Terms", "check_subscriber")
@@ -110,7 +111,7 @@ class Terms:
         if self.replay != "none" or self.since is not None:
             past = functools.partial(record.past, read, self.replay, self.since)
             past_seq = 0 if self.since is None and self.replay == "all" else self.since
-        return Subscription(
+        return (SettledSubscription if control else Subscription)(
             bus,
             publisher,
             name,
@@ -120,7 +121,6 @@ class Terms:
             past=past,
             past_seq=past_seq,
             keep=keep,
-            control=control,
         )
 
 
@@ -150,17 +150,18 @@ class EventFunction:
     async def __call__(self, events: Subscription) -> None:
         function = self.function
         async for batch in events.batches():
-            for index, event in enumerate(batch):
-                try:
-                    if type(event) is EventsDropped:
-                        logger.warning("%s lost %d events: it fell behind", events.name, event.missed)
-                        continue
+            rest = iter(batch)
+            if type(batch[0]) is EventsDropped:  # it stands nowhere else
+                logger.warning("%s lost %d events: it fell behind", events.name, batch[0].missed)
+                next(rest)
+            try:
+                for event in rest:
                     result = function(event)
                     if result is not None and inspect.isawaitable(result):
                         await result
-                except BaseException:
-                    events.unread(batch[index + 1 :])
-                    raise
+            except BaseException:
+                events.unread(list(rest))
+                raise
 
 
 def check_subscriber(subscriber: object) -> Subscriber:

@@ -14,7 +14,7 @@ from asynchub.channels import Selection
 from asynchub.control import ControlSubscriber, SettlePoint
 from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
 from asynchub.runner import Subscriber
-from asynchub.subscription import Subscription
+from asynchub.settled import SettledSubscription
 
 __all__ = ("Drive", "drive", "scalars")
 
@@ -40,7 +40,7 @@ class Drive:
         self._point = SettlePoint(self._bus, self)
         selection = Selection.of(wanted or getattr(subscriber, "keys", ()) or ("**",))
         name = type(subscriber).__name__
-        self._events = Subscription(self._bus, self, name, selection, max_lag=1 << 20, overflow="raise", control=True)
+        self._events = SettledSubscription(self._bus, self, name, selection, max_lag=1 << 20, overflow="raise")
         self._control = ControlSubscriber(name, 0, lambda: subscriber(self._events), self._events)
         self._point.add(self._control)
 
@@ -58,7 +58,7 @@ class Drive:
             event = event.stamped(self._bus.seq + 1, time.time(), self._step)
         self._bus.seq = max(self._bus.seq, event.seq)
         if self._bus.wants(event.key, type(event)):
-            self._bus.entries.append(event)
+            self._bus.log.append(event)
         self._point.settle(None)
         return self.answers[before:]
 

@@ -18,7 +18,7 @@ import numpy as np
 from asynchub.columns import Array, Column
 from asynchub.errors import ArgumentError, EmptyHistoryError
 
-__all__ = ("DIRECT", "WindowStatistics", "WindowedColumn", "begin")
+__all__ = ("BLOCK", "DIRECT", "WindowStatistics", "WindowedColumn", "begin")
 
 BLOCK = 1024
 """Values in a block."""

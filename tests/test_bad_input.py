@@ -59,7 +59,7 @@ class Watched:
             dict(hub._resumed_keys),
             dict(hub._info_stamps),
             (hub.step, hub.statistics()),
-            [event.seq for channel in hub._bus.channels for event in channel.events],
+            [event.seq for channel in hub._bus.channels for event in channel.between(channel.base, channel.end)],
         )
 
     def refuses(self, error: type[AsyncHubError], call: Callable[[MessageHub], object]) -> None:

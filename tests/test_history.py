@@ -26,8 +26,9 @@ from asynchub.errors import (
     StatisticExistsError,
     UnsupportedTypeError,
 )
-from asynchub.history import FOLD_AT, NO_STEP, HistoryBuffer, Records, allow_in_torch_load
-from asynchub.ledger import Ledger
+from asynchub.folding import FOLD_AT
+from asynchub.history import NO_STEP, HistoryBuffer, Records, allow_in_torch_load
+from asynchub.ledger import FIELDS, Ledger, numbers
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +43,8 @@ def _statistics_as_before() -> Iterator[None]:
 def publish(buffer: HistoryBuffer, first: int, last: int, every: int = 1) -> None:
     """Append entries as a hub does; the step of every third is unknown."""
     for seq in range(first, last, every):
-        buffer._pending.append((seq, 1e9 + seq, None if seq % 3 == 0 else seq // 2, "key", seq / 4, 1))
-        if len(buffer._pending) >= FOLD_AT:
+        buffer._pending.extend((seq, 1e9 + seq, None if seq % 3 == 0 else seq // 2, seq / 4, 1))
+        if len(buffer._pending) >= FOLD_AT * FIELDS:
             buffer.fold()
 
 
@@ -526,7 +527,7 @@ def test_an_interrupt_at_the_worst_moment_of_a_fold_doubles_nothing() -> None:
         buffer.update(number)
     with pytest.raises(KeyboardInterrupt):
         buffer.fold()
-    assert len(pending) == 3
+    assert len(pending) == 3 * FIELDS
     buffer.update(3)
     assert buffer.data[0].tolist() == [0, 1, 2, 3]
 
@@ -572,4 +573,22 @@ def test_a_history_is_no_container() -> None:
     assert not {"__len__", "__iter__", "__getitem__", "__contains__"} & set(dir(HistoryBuffer))
     assert HistoryBuffer() != HistoryBuffer()
     assert hash(HistoryBuffer()) is not None
-    assert module.__all__ == ("FOLD_AT", "NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
+    assert module.__all__ == ("NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 5, 1000])
+@pytest.mark.parametrize("counts", [[], [1], [1, 2, 3]])
+def test_values_that_come_one_by_one_make_what_they_make_together(limit: int, counts: list[int]) -> None:
+    values = [float(number) for number in range(len(counts))]
+    ledgers = [Ledger(numbers(np.array(values)), numbers(np.array(counts, np.int64))) for _ in range(2)]
+    singly, together = ledgers
+    items: list[Any] = []
+    for number in range(3000):
+        entry = [-1, math.nan + 0.0, None, number / 4, number % 3]
+        singly = singly.extended(entry, limit)
+        items += entry
+    together = together.extended(items, limit)
+    assert singly.values.view.tolist() == together.values.view.tolist()
+    assert singly.counts.view.tolist() == together.counts.view.tolist()
+    assert singly.values.view.dtype == together.values.view.dtype
+    assert singly.values.sum(0) == together.values.sum(0)

@@ -202,9 +202,9 @@ def _statistics_as_before() -> Iterator[None]:
 @pytest.mark.parametrize("second", [True, 1, 2.5, 2**63, 10**30])
 def test_an_unfilled_history_becomes_what_its_first_entry_would_have_made(first: Any, second: Any) -> None:
     ours, theirs = HistoryBuffer.unfilled(), MMEngineBuffer([first], [1])
-    ours._pending.append((0, 0.0, None, "key", first, 1))
+    ours._pending.extend((0, 0.0, None, first, 1))
     theirs.update(second)
-    ours._pending.append((1, 0.0, None, "key", second, 1))
+    ours._pending.extend((1, 1.0, None, second, 1))
     check_same(ours.data, theirs.data)
 
 
@@ -221,9 +221,9 @@ def test_a_ledger_cut_in_pieces_is_a_ledger_cut_at_once() -> None:
         for pieces in ((1,) * 12, (5, 7), (12,)):
             theirs, ledger, done = MMEngineBuffer([0] * 4, [1] * 4, 10), Ledger.unfilled(), 0
             theirs.max_length = limit
-            ledger = ledger.extended([(-1, 0.0, None, "", 0, 1)] * 4, 10)
+            ledger = ledger.extended([-1, 0.0, None, 0, 1] * 4, 10)
             for piece in pieces:
-                ledger = ledger.extended([(-1, 0.0, None, "", done + i, 1) for i in range(piece)], limit)
+                ledger = ledger.extended([item for i in range(piece) for item in (-1, 0.0, None, done + i, 1)], limit)
                 done += piece
             for number in range(12):
                 theirs.update(number)

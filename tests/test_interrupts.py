@@ -71,7 +71,7 @@ def logged(hub: MessageHub) -> dict[str, list[int]]:
     """Return the seqs of what was published, by key."""
     hub._bus.collect()
     found: dict[str, list[int]] = {}
-    for event in hub._bus.channels[0].events:
+    for event in hub._bus.channels[0].between(hub._bus.channels[0].base, hub._bus.channels[0].end):
         found.setdefault(event.key, []).append(event.seq)
     return found
 
@@ -213,7 +213,9 @@ def test_a_signal_handler_may_publish_amid_a_publish_of_its_thread() -> None:
     calls += 1
     seqs = logged(hub)
     assert sum(map(len, seqs.values())) == hub.statistics().seq
-    assert [event.seq for event in hub._bus.channels[0].events] == list(range(1, hub.statistics().seq + 1))
+    assert [
+        event.seq for event in hub._bus.channels[0].between(hub._bus.channels[0].base, hub._bus.channels[0].end)
+    ] == list(range(1, hub.statistics().seq + 1))
     assert len(seqs["a"]) == calls
     for key in ("from/handler", "from/handlers", "info", "hub/stop_requested"):
         assert len(seqs[key]) == handled

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from mmengine.logging import HistoryBuffer as MMEngineBuffer
 
-from asynchub.history import FOLD_AT, HistoryBuffer
+from asynchub.folding import FOLD_AT
+from asynchub.history import HistoryBuffer
 from tests.benchmarks.common import Figures, figures, header, interleave, quick, table
 
 OURS, MMENGINE, NUMPY = "asynchub", "mmengine", "numpy"
@@ -45,7 +46,7 @@ def hub_piece(buffer: HistoryBuffer) -> Callable[[], None]:
         nonlocal newest
         now = time.time()
         for seq in range(newest + 1, newest + 1 + FOLD_AT):
-            pending.append((seq, now, seq, "train/loss", 0.5, 1))
+            pending.extend((seq, now, seq, 0.5, 1))
         newest += FOLD_AT
         buffer.fold()
 

@@ -43,7 +43,7 @@ async def observed(subscriber: Any, *batches: Sequence[Event], then: Callable[[]
         async with anyio.create_task_group() as group:
             group.start_soon(subscriber, events)
             for batch in batches:
-                bus.entries.extend(event for event in batch if bus.wants(event.key, type(event)))
+                bus.log.extend(event for event in batch if bus.wants(event.key, type(event)))
                 bus.hurry()
                 handled = anyio.Event()
                 events.when_handled(events.end_position(), handled.set)

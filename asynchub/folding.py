@@ -1,0 +1,93 @@
+"""How what was recorded gets into the columns of a history: many entries at once, or before somebody looks.
+
+Threads: any number may record, fold and read; a read sees all that was recorded before it began.
+Signals: a handler that interrupts ``fold`` finds the history as it was before. An exception that breaks it off loses
+    and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from asynchub.columns import Array
+from asynchub.ledger import FIELDS, UNSTAMPED, Ledger
+
+__all__ = ("FOLDING", "FOLD_AT", "Folding")
+
+FOLD_AT = 1024
+"""Pending entries at which somebody folds them in."""
+FOLDING = ("_feeds", "_folding", "_ledger", "_limit", "_lock", "_pending")
+"""What is set on a history here, and ``_limit`` by the history."""
+
+
+class Folding:
+    """A ledger, and the entries that are to be folded into it."""
+
+    _limit: float
+
+    def _begin_folding(self, ledger: Ledger) -> None:
+        self._pending: list[Any] = []
+        self._feeds: tuple[Callable[[], None], ...] = ()
+        self._lock = threading.RLock()
+        self._folding = False
+        self._ledger = ledger
+
+    def fed_by(self, feed: Callable[[], None]) -> None:
+        """Have ``feed`` called before each look at the values: it appends to ``_pending`` what it holds back."""
+        if feed not in self._feeds:
+            self._feeds = (*self._feeds, feed)
+
+    def fold(self) -> None:
+        """Move the pending entries into the columns."""
+        with self._lock:
+            if self._folding:  # a signal handler or a finalizer, amid the lines below
+                return
+            try:
+                self._folding = True
+                pending, ledger = self._pending, self._ledger
+                took = ledger.took
+                if 0 < took <= len(pending) and pending[1] is ledger.taken:
+                    del pending[:took]  # an exception came between the last two lines of this block
+                if items := pending[:]:
+                    self._ledger = ledger.extended(items, self._limit)
+                    del pending[: len(items)]
+            finally:
+                self._folding = False
+
+    def take_in(self, stamps: tuple[Array, Array, Array], values: Array | Sequence[Any], counts: Array) -> None:
+        """Record many values at once; columns as for ``Ledger.joined``, newer than all that was recorded."""
+        with self._lock:
+            if self._folding:  # a signal handler or a finalizer: leave them to the fold that it broke into
+                times, steps = stamps[1].tolist(), stamps[2].tolist()
+                for entry in zip(stamps[0].tolist(), times, steps, list(values), counts.tolist(), strict=True):
+                    self._pending += entry
+                return
+            self.fold()
+            self._ledger = self._ledger.joined(stamps, values, counts, self._limit)
+
+    def forked(self) -> None:
+        """Begin anew in a forked child, where the thread that may have held the lock does not exist."""
+        self._lock = threading.RLock()
+        self._folding = False
+
+    def folded_seqs(self, since: int) -> set[int]:
+        """Return the ``seq`` of what is folded in, from ``since`` on."""
+        return set(self._ledger.records(since - 1)[0].tolist())
+
+    def newest_seq(self) -> int:
+        """Return the ``seq`` of the newest entry, or -1 if it came from no hub."""
+        with self._lock:
+            if self._pending:
+                return self._pending[-FIELDS]  # type: ignore[no-any-return]  # an int
+            stamps = self._ledger.stamps
+            return int(stamps[0].view[-1]) if stamps and len(stamps[0]) else UNSTAMPED.seq
+
+    def _folded(self) -> Ledger:
+        """Return the ledger with all that was recorded before the call."""
+        for feed in self._feeds:
+            feed()
+        if self._pending:
+            self.fold()
+        return self._ledger

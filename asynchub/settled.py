@@ -1,0 +1,122 @@
+"""What a control subscriber reads: a subscription that is given its events at settle points.
+
+A settle point gives a subscriber its turn: it offers it what was published so far, and resumes it, until the subscriber
+has handled all of that and asks for more. What it publishes itself meanwhile is for its next turn.
+
+Threads: one thread settles at a time; see ``asynchub.subscription`` for the rest.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Generator
+from time import perf_counter as _clock
+from typing import Any
+
+from asynchub.errors import LagExceededError
+from asynchub.events import Event
+from asynchub.subscription import BATCH, Subscription
+
+__all__ = ("PARKED", "SettledSubscription")
+
+PARKED = object()
+"""What a control subscriber's coroutine yields when it asks for an event that is not there yet."""
+
+
+@types.coroutine
+def _park() -> Generator[object, None, None]:
+    yield PARKED
+
+
+class SettledSubscription(Subscription):
+    """A subscription whose reader waits, parked, for its turn; arguments as of ``Subscription``.
+
+    Attributes:
+        more: whether the turn may hold more than what was offered last.
+    """
+
+    def __init__(self, *args: Any, **terms: Any) -> None:
+        super().__init__(*args, **terms)
+        self.more = False
+        self._limit = 0  # position up to which the turn goes
+        self._offered: list[Event] = []
+        self._plain = self._keep is None and self._cursor.overflow != "latest"
+
+    def begin_turn(self) -> bool:
+        """Offer what was collected so far; tell whether there is anything for the reader to do."""
+        cursor = self._cursor
+        channel = cursor.channel
+        if channel is None:  # closed: there is the rest, or the end
+            return True
+        with self._bus.collecting:
+            if channel.stretches:
+                start, newest = channel.stretches[-1]
+                if (
+                    start == cursor.position
+                    and self._plain
+                    and self._past is None
+                    and self._error is None
+                    and cursor.missed is None
+                    and self._index == len(self._batch)
+                    and newest.size <= cursor.max_lag
+                ):  # as nearly always: there is the newest stretch, and nothing else
+                    self._offered = newest.events()[:]
+                    self._limit = cursor.position = start + newest.size
+                    self._delivered += newest.size
+                    self.last_seq = newest.last_seq
+                    self.more = False
+                    return True
+            self._limit = channel.end
+            return self.ready() and self.offer()
+
+    def offer(self) -> bool:
+        """Offer what is next in this turn; tell whether there is anything for the reader to do."""
+        if self._index < len(self._batch):
+            return True
+        try:
+            self._offered = self._take()
+        except Exception as error:  # it is the reader that is to see it
+            self._error = error
+        self.more = bool(self._offered) or self._error is not None
+        return self.more or self._rest is not None
+
+    def _take_live(self) -> list[Event]:
+        cursor = self._cursor
+        limit = min(BATCH, self._limit - cursor.position)
+        if cursor.channel is None or (limit <= 0 and not cursor.newest):
+            return []
+        try:
+            return cursor.channel.take(cursor, limit)
+        except LagExceededError:
+            self.close()
+            raise
+
+    async def _next_batch(self) -> list[Event] | None:
+        self._begin_reading()
+        try:
+            while not self._offered:
+                if self._error is not None or self._rest is not None:
+                    self._offered = self._take()
+                    if self._offered:
+                        break
+                    return None
+                self._resting = True
+                self._cursor.handled = self._cursor.position
+                if self._waiters:
+                    with self._bus.collecting:
+                        self._rested()
+                await _park()
+        finally:
+            self._reading = False
+        batch, self._offered = self._offered, []
+        self._resting = False
+        self._handed_at = _clock()
+        return batch
+
+    def when_handled(self, position: int, call: Callable[[], None]) -> None:
+        """Call ``call`` once, between two batches; see ``Subscription.when_handled``."""
+        with self._bus.collecting:
+            resting = self._resting
+            super().when_handled(position, call)
+            if not resting and self._resting:  # it was parked meanwhile, which takes no lock
+                self._rested()
