@@ -15,6 +15,7 @@ Stored form: bit-exact or refused. ``[code, dtype, length, payload]``, builtins 
     3    ``<i2`` to i8   the values as ``|i1``
     4    ``<i4``, i8     the values as ``<i2``
     5    ``<i8``         the values as ``<i4``
+    6    ``<i8``         the first value and the distance of each to the next, always the same (in snapshots only)
     32   ``|O``          ASCII, joined by commas: ``i`` and a hexadecimal integer, ``f`` and the 16 hexadecimal digits
                          of a big-endian double, or ``b0``, ``b1``
     ==== =============== ==============================================================
@@ -31,7 +32,7 @@ import numpy as np
 
 from asynchub.errors import CorruptStateError, LimitExceededError, UnsupportedTypeError
 
-__all__ = ("Array", "Column", "decode_column", "encode_column", "packed_numbers")
+__all__ = ("CONSTANT", "NUMBERS", "PROGRESSION", "Array", "Column", "decode_column", "encode_column", "packed_numbers")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,13 +44,18 @@ PACKED_AS = {FLOAT64: "d", np.dtype(np.int64): "q"}
 """Columns that may take many numbers at once, and their ``struct`` codes."""
 OWN_DTYPE = {kind: np.asarray(kind()).dtype for kind in (bool, int, float)}
 
-RAW, CONSTANT, SINGLE, INT8, INT16, INT32, OBJECTS = 0, 1, 2, 3, 4, 5, 32
+RAW, SINGLE, INT8, INT16, INT32, OBJECTS = 0, 2, 3, 4, 5, 32
+CONSTANT = 1
+"""Code of a column that is one value throughout."""
+PROGRESSION = 6
+"""Code of a column whose values are equally far apart."""
 NUMBERS = {
     "|b1",
     "|i1",
     "|u1",
     *(order + kind for order in "<>" for kind in ("i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")),
 }
+"""The dtypes of numbers that have a stored form."""
 NARROW = {INT8: "|i1", INT16: "<i2", INT32: "<i4"}
 ITEM = re.compile(r"i-?[0-9a-f]+|f[0-9a-f]{16}|b[01]")
 
@@ -199,11 +205,12 @@ def _runs(dtype: np.dtype[Any], numbers: Sequence[Any]) -> Iterator[tuple[np.dty
     yield dtype, run
 
 
-def encode_column(array: Array) -> list[Any]:
+def encode_column(array: Array, *, progressions: bool = False) -> list[Any]:
     """Return ``[code, dtype, length, payload]``, the shortest of the cheap forms that holds ``array`` bit for bit.
 
     Args:
         array: of shape ``(n,)``.
+        progressions: whether code 6 may be used, whose length nothing but ``decode_column``'s ``max_length`` bounds.
 
     Raises:
         UnsupportedTypeError: the dtype has no form that is the same everywhere, e.g. strings and extended floats, or
@@ -222,11 +229,16 @@ def encode_column(array: Array) -> list[Any]:
             return [CONSTANT, dtype, size, array[:1].tobytes()]
         if dtype == "<f8":
             with np.errstate(all="ignore"):
-                narrow = array.astype("<f4")
-                exact = bool((narrow.astype("<f8").view("<u8") == bits).all())
+                for some in (slice(64), slice(None)):  # most columns that are not show it at once
+                    narrow = array[some].astype("<f4")
+                    exact = bool((narrow.astype("<f8").view("<u8") == bits[some]).all())
+                    if not exact:
+                        break
             if exact:
                 return [SINGLE, dtype, size, narrow.tobytes()]
         elif dtype in ("<i2", "<i4", "<i8"):
+            if progressions and dtype == "<i8" and _is_progression(array):
+                return [PROGRESSION, dtype, size, np.array([array[0], array[1] - array[0]]).tobytes()]
             low, high = int(array.min()), int(array.max())
             for code, small in NARROW.items():
                 bounds = np.iinfo(small)
@@ -235,13 +247,22 @@ def encode_column(array: Array) -> list[Any]:
     return [RAW, dtype, size, array.tobytes()]
 
 
-def decode_column(column: Any, *, max_length: int, writable: bool = True) -> Array:
+def _is_progression(array: Array) -> bool:
+    with np.errstate(all="ignore"):
+        for some in (array[:64], array):
+            if len(some) < 3 or not bool((some[2:] - some[1:-1] == some[1] - some[0]).all()):
+                return False
+    return True
+
+
+def decode_column(column: Any, *, max_length: int, writable: bool = True, progressions: bool = False) -> Array:
     """Return the array that ``encode_column`` took, in its own memory.
 
     Args:
         column: ``[code, dtype, length, payload]``, from anywhere.
         max_length: values to allocate at most.
         writable: give every value its own memory. If false, values that are all the same share one cell.
+        progressions: whether code 6 is allowed.
 
     Raises:
         LimitExceededError: it has more than ``max_length`` values.
@@ -266,6 +287,10 @@ def decode_column(column: Any, *, max_length: int, writable: bool = True) -> Arr
         array = np.broadcast_to(one, length) if length else np.empty(0, dtype)
     elif code == SINGLE and dtype == "<f8":
         array = _numbers(payload, "<f4", length)
+    elif code == PROGRESSION and dtype == "<i8" and progressions:
+        first, distance = _numbers(payload, dtype, 2)
+        with np.errstate(all="ignore"):
+            array = first + distance * np.arange(length)
     elif code in NARROW and dtype[:2] == "<i" and np.dtype(NARROW[code]).itemsize < np.dtype(dtype).itemsize:
         array = _numbers(payload, NARROW[code], length)
     else:

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self, TypeVar
 
-from asynchub.columns import Array, Column
+from asynchub.columns import Array, Column, encode_column
 from asynchub.errors import (
     ArgumentError,
     CorruptStateError,
@@ -297,13 +297,21 @@ class HistoryBuffer(Folding, WindowStatistics):
             UnsupportedTypeError: the values have a dtype that has no stored form: strings, or extended floats.
         """
         allow_in_torch_load()
-        state = {"max_length": self._limit, **self._folded().packed()}
+        return self.packed(encode_column)
+
+    def packed(self, put: Callable[[Array], Any]) -> dict[str, Any]:
+        """Return the state, with what ``put`` makes of each column in its place."""
+        state = {"max_length": self._limit, **self._folded().packed(put)}
         if attributes := self._attributes():
             state["attributes"] = attributes
         return state
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, Any], get: Callable[[Any], Array] | None = None) -> None:
         """Take the state of a history, or of mmengine's, whose statistics are registered.
+
+        Args:
+            state: the state, from anywhere.
+            get: gives the column for what ``packed`` has put in its place; None for ``__getstate__``'s.
 
         Raises:
             CorruptStateError: it is neither.
@@ -311,7 +319,7 @@ class HistoryBuffer(Folding, WindowStatistics):
         """
         if not isinstance(state, Mapping) or "max_length" not in state:
             raise CorruptStateError(f"the state of a history is a dict with max_length, got {state!r:.80}")
-        ledger = Ledger.unpacked(state)
+        ledger = Ledger.unpacked(state, get)
         methods, attributes = state.get("statistics_methods", {}), state.get("attributes", {})
         if "_log_history" in state:
             attributes = {name: value for name, value in state.items() if name not in FOREIGN}

@@ -27,12 +27,12 @@ from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
 from asynchub.events import Request, StateLoaded, StopRequested
 from asynchub.feed import Feed
 from asynchub.history import allow_in_torch_load
+from asynchub.hubfile import read_hub, write_hub
 from asynchub.lifetime import Lifetime
 from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.scalars import checked_key, real_number
-from asynchub.state import hub_part, loadable, packed, resumable, unpacked
-from asynchub.statefile import read_state, write_state
+from asynchub.state import hub_part, loadable, resumable
 
 __all__ = ("MessageHub",)
 
@@ -349,7 +349,7 @@ class MessageHub(Feed):
             WaitTimeoutError: a subscriber was never between two events.
             OSError: the disk said no; the old file is untouched.
         """
-        write_state(path, packed(self.state_dict(timeout), self.instance_name), registry=registry)
+        write_hub(path, self.state_dict(timeout), self.instance_name, registry)
 
     async def saved(
         self, path: str | PathLike[str], timeout: float | None = 30.0, *, registry: Registry | None = None
@@ -358,8 +358,7 @@ class MessageHub(Feed):
         latch, states = self._capture()
         if not await latch.waited(timeout):
             raise WaitTimeoutError(f"no state of the subscribers after {timeout} s: {self._laggards()}")
-        tree = packed(self._state(states), self.instance_name)
-        await anyio.to_thread.run_sync(functools.partial(write_state, path, tree, registry=registry))
+        await anyio.to_thread.run_sync(write_hub, path, self._state(states), self.instance_name, registry)
 
     def load(
         self, path: str | PathLike[str], *, registry: Registry | None = None, limits: Limits | None = None
@@ -375,7 +374,7 @@ class MessageHub(Feed):
             StateError: the file is damaged, truncated or foreign; nothing has changed then.
             FileNotFoundError: there is none.
         """
-        self._load(unpacked(read_state(path, limits=limits, registry=registry)), str(path))
+        self._load(read_hub(path, limits, registry), str(path))
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("_instance_name", "_log_scalars", "_runtime_info", "_resumed_keys")

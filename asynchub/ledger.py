@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -198,24 +198,31 @@ class Ledger(NamedTuple):
             view.flags.writeable = False
         return tuple(views)
 
-    def packed(self) -> dict[str, Any]:
+    def packed(self, put: Callable[[Array], Any] = encode_column) -> dict[str, Any]:
         """Return this ledger as builtins.
+
+        Args:
+            put: makes what stands in the tree for a column.
 
         Raises:
             UnsupportedTypeError: the values have a dtype that has no stored form.
         """
         tree: dict[str, Any] = {}
         for name, column in (("values", self.values), ("counts", self.counts)):
-            tree[name] = encode_column(column.view.reshape(-1))
+            tree[name] = put(column.view.reshape(-1))
             if column.cells.ndim > 1:
                 tree[f"{name}_shape"] = list(column.view.shape)
         if self.stamps is not None:
-            tree["stamps"] = [encode_column(column.view) for column in self.stamps]
+            tree["stamps"] = [put(column.view) for column in self.stamps]
         return tree
 
     @classmethod
-    def unpacked(cls, tree: Mapping[str, Any]) -> Ledger:
+    def unpacked(cls, tree: Mapping[str, Any], get: Callable[[Any], Array] | None = None) -> Ledger:
         """Return the ledger that ``packed``, or mmengine's class, made a tree of.
+
+        Args:
+            tree: the tree, from anywhere.
+            get: gives the column for what stands in the tree; None for what ``encode_column`` returned.
 
         Raises:
             CorruptStateError: it is no such tree.
@@ -226,13 +233,14 @@ class Ledger(NamedTuple):
                 return cls(numbers(tree["_log_history"]), numbers(tree.get("_count_history")))
             except ArgumentError as error:
                 raise CorruptStateError(f"a stored history is damaged: {error}") from None
-        values, counts = (_stored(tree, name) for name in ("values", "counts"))
+        get = get or _decoded
+        values, counts = (_stored(tree, name, get) for name in ("values", "counts"))
         if tree.get("stamps") is None:
             return cls(values, counts, increasing=not len(values))
         stamps = tree["stamps"]
         if not isinstance(stamps, list | tuple) or len(stamps) != 3:
             raise CorruptStateError(f"the stamps of a history are three columns, got {stamps!r:.80}")
-        arrays = [decode_column(stamp, max_length=MAX_STORED, writable=False) for stamp in stamps]
+        arrays = [get(stamp) for stamp in stamps]
         if [array.dtype for array in arrays] != [np.int64, np.float64, np.int64]:
             raise CorruptStateError(f"the stamps of a history are i8, f8, i8, got {[str(one.dtype) for one in arrays]}")
         if {array.shape for array in arrays} != {values.view.shape}:
@@ -294,8 +302,12 @@ def _surplus(before: int, added: int, limit: float) -> int:
     return before + added - max(before + added * (1 + int(limit)), 0)
 
 
-def _stored(tree: Mapping[str, Any], name: str) -> WindowedColumn:
-    array = decode_column(tree.get(name), max_length=MAX_STORED, writable=False)
+def _decoded(column: Any) -> Array:
+    return decode_column(column, max_length=MAX_STORED, writable=False)
+
+
+def _stored(tree: Mapping[str, Any], name: str, get: Callable[[Any], Array]) -> WindowedColumn:
+    array = get(tree.get(name))
     shape = tree.get(f"{name}_shape")
     if shape is not None:
         well_formed = isinstance(shape, list | tuple) and 2 <= len(shape) <= 32

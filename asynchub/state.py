@@ -7,12 +7,14 @@ a hub adds is in a fourth, ``asynchub``.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-from asynchub.errors import StateDictError
+from asynchub.columns import Array
+from asynchub.errors import CorruptStateError, StateDictError
 from asynchub.events import StopRequested
 from asynchub.history import HistoryBuffer
 
@@ -157,9 +159,15 @@ def hub_part(
     return stop, stamps, max(extra.get("seq", 0), *seqs, 0)
 
 
-def packed(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return ``state`` as a tree that ``asynchub.codec`` can write."""
-    scalars = [[key, history.__getstate__()] for key, history in state["log_scalars"].items()]
+def _numbered(columns: Sequence[Array], number: Any) -> Array:
+    if type(number) is not int or not 0 <= number < len(columns):
+        raise CorruptStateError(f"a column is named by its number, one of {len(columns)}, got {number!r:.80}")
+    return columns[number]
+
+
+def packed(state: dict[str, Any], name: str, put: Callable[[Array], Any]) -> dict[str, Any]:
+    """Return ``state`` as a tree that ``asynchub.codec`` can write, with what ``put`` makes of each column."""
+    scalars = [[key, history.packed(put)] for key, history in state["log_scalars"].items()]
     return {
         "format": FORMAT,
         "name": name,
@@ -170,8 +178,12 @@ def packed(state: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def unpacked(tree: Any) -> dict[str, Any]:
+def unpacked(tree: Any, columns: Sequence[Array] | None = None) -> dict[str, Any]:
     """Return the state dict that ``packed`` made a tree of.
+
+    Args:
+        tree: the tree, from anywhere.
+        columns: those of the snapshot it is from; None if it holds them itself.
 
     Raises:
         StateDictError: it is not one.
@@ -183,6 +195,6 @@ def unpacked(tree: Any) -> dict[str, Any]:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             raise StateDictError(f"a scalar of a saved state must be [key, history], got {entry!r:.200}")
         history = HistoryBuffer()
-        history.__setstate__(entry[1])
+        history.__setstate__(entry[1], None if columns is None else functools.partial(_numbered, columns))
         scalars[entry[0]] = history
     return _checked_state({**tree, "log_scalars": scalars})

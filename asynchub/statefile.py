@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -35,7 +36,7 @@ from asynchub.errors import ArgumentError, CorruptStateError, LimitExceededError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ("read_state", "write_state")
+__all__ = ("read_state", "replace_file", "write_all", "write_state")
 
 MAGIC = b"\x89AHC\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
@@ -78,6 +79,27 @@ def write_state(path: str | PathLike[str], tree: Any, *, registry: Registry | No
     """
     payload = dumps(tree, registry=registry)
     head = _HEADER.pack(MAGIC, MAJOR, MINOR, 0, len(payload), zlib.crc32(payload))
+
+    def write(descriptor: int) -> None:
+        write_all(descriptor, head + _CHECKSUM.pack(zlib.crc32(head)))
+        write_all(descriptor, payload)
+
+    replace_file(path, write, sync=sync)
+
+
+def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, sync: bool = True) -> None:
+    """Replace a file by a new one, atomically; see ``write_state`` for what is promised.
+
+    Args:
+        path: the file; its folder is created.
+        write: writes all that the new one is to hold to a file descriptor.
+        sync: whether to wait until the data has reached the device.
+
+    Raises:
+        ArgumentError: ``path`` names something that is no file.
+        OSError: the disk said no; the old file is untouched. If only flushing the folder failed, the new file is there.
+        BaseException: whatever ``write`` raises; the old file is untouched.
+    """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise ArgumentError(f"{target} is not a file; choose a path that is one or does not exist")
@@ -89,8 +111,7 @@ def write_state(path: str | PathLike[str], tree: Any, *, registry: Registry | No
     try:
         try:
             _lock(descriptor)
-            _write(descriptor, head + _CHECKSUM.pack(zlib.crc32(head)))
-            _write(descriptor, payload)
+            write(descriptor)
             if sync:
                 _flush(descriptor)
         finally:
@@ -169,7 +190,8 @@ def _checked_head(path: str | PathLike[str], head: bytes) -> tuple[int, int, int
 # --- the disk
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data`` to a file descriptor."""
     rest = memoryview(data)
     while rest:  # a write may be short
         written = os.write(descriptor, rest[:_PIECE])

@@ -30,6 +30,8 @@ ROWS = (
     ("past", "state", "live"),
     ("filing",),
     ("statefile", "intake"),
+    ("snapshot",),
+    ("hubfile",),
     ("bus",),
     ("subscription",),
     ("settled",),

@@ -2,9 +2,9 @@
 
 Prints million events per CPU second of the loop's thread, with one subscriber and with ten: once for the delivering
 alone, from the end of publishing until every subscriber has handled every event, and once with the publishing, history
-included. Events come in bursts of 1,000, and all go to every subscriber. Not shown: handlers' own work, and what a
-thread of its own costs (``train_step``). What awaits its receivers itself (blinker) delivers
-while it publishes.
+included. Events come in bursts of 1,000, and all go to every subscriber. The floor makes an event object of each
+tuple and hands it to a plain function, in a loop. Not shown: handlers' own work, and what a thread of its own costs
+(``train_step``). What awaits its receivers itself (blinker) delivers while it publishes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import janus
 import psygnal
 
 from asynchub import Event, MessageHub, Subscription
+from asynchub.events import ENTRY, scalars_updated
 from tests.benchmarks.common import figures, header, interleave_async, quick, table
 
 KEY = "train/loss"
@@ -90,6 +91,30 @@ async def ours(subscribers: int, way: str, events: int) -> AsyncIterator[Callabl
                 update(KEY, 0.5)
 
         yield contender(events, publish, lambda: [counter.count for counter in counters])
+
+
+def floor(events: int) -> Callable[[], Awaitable[Took]]:
+    """Return what only makes the objects and calls a function with each."""
+    entries: list[Any] = []
+    counter = Counter()
+
+    class Cell:
+        key = KEY
+
+    def publish(count: int) -> None:
+        for _ in range(count):
+            entries.extend((Cell, time.time(), 0, 0.5, 1))
+
+    def counts() -> list[int]:
+        one = counter.one
+        for start in range(0, len(entries), 256 * ENTRY):
+            items = entries[start : start + 256 * ENTRY]
+            for event in scalars_updated(range(len(items) // ENTRY), items):
+                one(event)
+        entries.clear()
+        return [counter.count]
+
+    return contender(events, publish, counts)
 
 
 @asynccontextmanager
@@ -215,6 +240,8 @@ async def main(rough: bool) -> None:
             contenders = {
                 name: await stack.enter_async_context(ours(subscribers, way, events)) for way, name in WAYS.items()
             }
+            if subscribers == 1:
+                contenders["floor: objects made, a function called"] = floor(events)
             few = events // (1 if subscribers == 1 else 5)
             contenders |= await stack.enter_async_context(queues(subscribers, few))
             contenders |= emitters(subscribers, few)
@@ -222,14 +249,14 @@ async def main(rough: bool) -> None:
     for column, subscribers in zip(columns, (1, 10), strict=True):
         async with bubus_bus(subscribers) as contenders:
             column |= await interleave_async(contenders, 3)
-    rows = {name: [rate(column[name], part) for column in columns for part in (0, 1)] for name in columns[0]}
+    rows = {name: [rate(column.get(name, []), part) for column in columns for part in (0, 1)] for name in columns[0]}
     titles = ["1: delivering", "1: in all", "10: delivering", "10: in all"]
     table("million events per CPU second, subscribers", titles, rows)
 
 
 def rate(took: list[Took], part: int) -> str:
     """Return million events per second; nothing where there was hardly anything to do."""
-    median = figures(one[part] for one in took).median
+    median = figures(one[part] for one in took).median if took else 0.0
     return f"{1e-6 / median:,.3f}" if median > 1e-7 else ""
 
 

@@ -1,0 +1,248 @@
+"""Snapshot files: a tree of values and long columns of numbers in one file, replaced atomically.
+
+Cheap: columns are written in chunks of 65,536 values, each in the shortest of the codes of ``asynchub.columns`` that
+    holds it bit for bit; none is ever in memory twice. The heavy work lets other threads run.
+Whole: every byte is covered by a checksum or must be zero, and no byte is without an owner: damage is refused, not
+    read. That is no protection against somebody who edits a file on purpose.
+Atomic, durable: as ``asynchub.statefile``.
+Threads: both functions may be called from any thread.
+
+The layout is written down in ``docs/formats/snapshot.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from asynchub.codec.decoder import loads
+from asynchub.codec.encoder import dumps
+from asynchub.codec.limits import Limits
+from asynchub.codec.registry import Registry
+from asynchub.columns import CONSTANT, NUMBERS, PROGRESSION, Array, decode_column, encode_column
+from asynchub.errors import CorruptStateError, LimitExceededError, StateError, UnknownTypeError
+from asynchub.statefile import replace_file, write_all
+
+__all__ = ("MAGIC", "Put", "read_snapshot", "write_snapshot")
+
+Put = Callable[[Array], int]
+"""Writes a column of shape ``(n,)``; returns its number."""
+MAGIC = b"\x89AHS\r\n\x1a\n"
+MAJOR, MINOR = 1, 0
+CHUNK = 65_536
+"""Values in a chunk; the last one of a column may have fewer."""
+ALIGN = 64
+UNPAID = 2**30
+"""Values of constant chunks and progressions that may have to be spelled out; all others take room in the file."""
+CRC32 = 0
+"""Number of the only checksum so far."""
+_HEAD = struct.Struct("<8sHHIII16sQB11s")
+_TAIL = struct.Struct("<QQQIII")
+_CHECKSUM = struct.Struct("<I")
+HEAD_SIZE = _HEAD.size + _CHECKSUM.size
+TAIL_SIZE = _TAIL.size + _CHECKSUM.size + len(MAGIC)
+
+
+def write_snapshot(
+    path: str | PathLike[str], tree: Callable[[Put], Any], *, registry: Registry | None = None, sync: bool = True
+) -> None:
+    """Write a file, atomically. Blocks until the disk has it.
+
+    Args:
+        path: the file; its folder is created.
+        tree: called once; writes columns with the function that it is given, and returns the tree, which holds their
+            numbers wherever it likes.
+        registry: the classes that may occur in the tree beyond the built-in ones.
+        sync: whether to wait until the data has reached the device.
+
+    Raises:
+        UnsupportedTypesError: values of the tree cannot be stored; each is named.
+        UnsupportedTypeError: a column has a dtype that has no stored form.
+        ArgumentError: ``path`` names something that is no file.
+        OSError: the disk said no; the old file is untouched. If only flushing the folder failed, the new file is there.
+    """
+
+    def write(descriptor: int) -> None:
+        head = _HEAD.pack(MAGIC, MAJOR, MINOR, 0, 0, 0, bytes(16), time.time_ns(), CRC32, bytes(11))
+        write_all(descriptor, head + _CHECKSUM.pack(zlib.crc32(head)))
+        end = HEAD_SIZE
+        columns: list[list[Any]] = []
+
+        def put(column: Array) -> int:
+            nonlocal end
+            chunks = []
+            for start in range(0, len(column), CHUNK):
+                code, _, _, payload = encode_column(column[start : start + CHUNK], progressions=True)
+                chunks.append([code, len(payload), zlib.crc32(payload)])
+                write_all(descriptor, payload)
+                write_all(descriptor, bytes(_gap(end + len(payload))))
+                end += len(payload) + _gap(end + len(payload))
+            columns.append([column.dtype.str, len(column), chunks])
+            return len(columns) - 1
+
+        manifest = dumps({"tree": tree(put), "columns": columns}, registry=registry)
+        write_all(descriptor, manifest)
+        size = end + len(manifest) + TAIL_SIZE
+        tail = _TAIL.pack(end, len(manifest), size, zlib.crc32(manifest), 0, 0)
+        write_all(descriptor, tail + _CHECKSUM.pack(zlib.crc32(tail)) + MAGIC)
+
+    replace_file(path, write, sync=sync)
+
+
+def read_snapshot(
+    path: str | PathLike[str], *, limits: Limits | None = None, registry: Registry | None = None
+) -> tuple[Any, list[Array]]:
+    """Return the tree that ``write_snapshot`` wrote to a file, and its columns.
+
+    Args:
+        path: the file.
+        limits: what reading may cost; None for the defaults of ``Limits``. ``size`` is that of the manifest.
+        registry: the classes that may occur beyond the built-in ones.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CorruptStateError: it is damaged, truncated or no snapshot.
+        UnknownTypeError: a newer version wrote it, or it holds a type that is not known here.
+        LimitExceededError: it asks for more than the limits allow.
+    """
+    limits = limits or Limits()
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise CorruptStateError(f"{os.fspath(path)}: wanted a snapshot, got something that is no file")
+    with _named(path), open(path, "rb") as file:
+        _check_head(file.read(HEAD_SIZE))
+        start, length, checksum = _read_tail(file)
+        if length > limits.size:
+            raise LimitExceededError(f"the manifest has {length} bytes, at most {limits.size} are allowed")
+        file.seek(start)
+        manifest = file.read(length)
+        if zlib.crc32(manifest) != checksum:
+            raise CorruptStateError("the checksum of the manifest is wrong: the file is damaged")
+        document = loads(manifest, limits=limits, registry=registry)
+        if type(document) is not dict or not {"tree", "columns"} <= document.keys():
+            raise CorruptStateError(f"a manifest has a tree and columns, got {document!r:.80}")
+        columns = _checked_columns(document["columns"], start, limits)
+        return document["tree"], _read_columns(file, columns)
+
+
+@contextmanager
+def _named(path: str | PathLike[str]) -> Iterator[None]:
+    """Put the name of the file in front of what is said about it."""
+    try:
+        yield
+    except StateError as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (f"{os.fspath(path)}: {error.args[0]}", *error.args[1:])
+        raise
+
+
+def _check_head(head: bytes) -> None:
+    if head[: len(MAGIC)] != MAGIC:
+        raise CorruptStateError(f"wanted a snapshot of asynchub, which begins with {MAGIC!r}; got {head[:8]!r}")
+    if len(head) < HEAD_SIZE:
+        raise CorruptStateError(f"{len(head)} bytes are not even a head: the file is truncated")
+    if zlib.crc32(head[: _HEAD.size]) != _CHECKSUM.unpack_from(head, _HEAD.size)[0]:
+        raise CorruptStateError("the checksum of the head is wrong: the file is damaged")
+    _, major, minor, incompatible, _, _, _, _, checksum, _ = _HEAD.unpack_from(head)
+    if major > MAJOR or incompatible or checksum != CRC32:
+        raise UnknownTypeError(
+            f"written by a newer version of asynchub, in format {major}.{minor} with flags {incompatible:#x} and "
+            f"checksum {checksum}; this version reads {MAJOR}.x without flags; update asynchub"
+        )
+    if major < MAJOR:
+        raise CorruptStateError(f"there is no format {major}.{minor}")
+
+
+def _read_tail(file: BinaryIO) -> tuple[int, int, int]:
+    """Return where the manifest begins, its length and its checksum."""
+    size = os.fstat(file.fileno()).st_size
+    if size < HEAD_SIZE + TAIL_SIZE:
+        raise CorruptStateError(f"{size} bytes are no whole snapshot: the file is truncated")
+    file.seek(size - TAIL_SIZE)
+    tail = file.read(TAIL_SIZE)
+    start, length, written, checksum, *spare = _TAIL.unpack_from(tail)
+    right = _CHECKSUM.unpack_from(tail, _TAIL.size)[0]
+    if tail[-len(MAGIC) :] != MAGIC or zlib.crc32(tail[: _TAIL.size]) != right or any(spare):
+        raise CorruptStateError("it does not end as a snapshot does: the file is truncated or damaged")
+    if written != size or start < HEAD_SIZE or start + length + TAIL_SIZE != size:
+        raise CorruptStateError(f"the file has {size} bytes, and its end says {written}: the file is damaged")
+    return start, length, checksum
+
+
+def _checked_columns(columns: Any, end: int, limits: Limits) -> list[tuple[str, int, list[list[int]]]]:
+    """Return the columns of a manifest, if their chunks fill the file up to ``end`` and are not too much."""
+    if type(columns) is not list:
+        raise CorruptStateError(f"the columns of a manifest are a list, got {columns!r:.80}")
+    place, unpaid = HEAD_SIZE, 0
+    checked = []
+    for column in columns:
+        if type(column) is not list or list(map(type, column)) != [str, int, list]:
+            raise CorruptStateError(f"a column of a manifest is [dtype, length, chunks], got {column!r:.80}")
+        dtype, length, chunks = column
+        if dtype not in NUMBERS and dtype != "|O":
+            raise CorruptStateError(f"a column has the unknown dtype {dtype!r:.80}")
+        if length < 0 or len(chunks) != -(-length // CHUNK):
+            raise CorruptStateError(f"a column of {length} values has {len(chunks)} chunks of {CHUNK}")
+        for chunk in chunks:
+            if type(chunk) is not list or list(map(type, chunk)) != [int, int, int] or chunk[1] < 0:
+                raise CorruptStateError(f"a chunk is [code, length, checksum], got {chunk!r:.80}")
+            place += chunk[1] + _gap(place + chunk[1])
+        if not _takes_one_cell(chunks):
+            unpaid += sum(chunk[0] in (CONSTANT, PROGRESSION) for chunk in chunks) * CHUNK
+        checked.append((dtype, length, chunks))
+    if place != end:
+        raise CorruptStateError(f"the chunks end at byte {place}, and the manifest begins at {end}")
+    if unpaid > min(limits.elements, UNPAID):
+        raise LimitExceededError(f"{unpaid} values take no room in the file, more than are allowed")
+    return checked
+
+
+def _takes_one_cell(chunks: list[list[int]]) -> bool:
+    """Tell whether these chunks seem to hold the same value throughout."""
+    return {code for code, _, _ in chunks} == {CONSTANT} and len({checksum for _, _, checksum in chunks}) == 1
+
+
+def _read_columns(file: BinaryIO, columns: Sequence[tuple[str, int, list[list[int]]]]) -> list[Array]:
+    """Return the columns of a file; one that is the same value throughout is all in one cell."""
+    file.seek(HEAD_SIZE)
+    unpaid = 0
+    arrays = []
+    for dtype, length, chunks in columns:
+        parts = list(_parts(file, dtype, length, chunks))
+        if not parts:
+            arrays.append(np.empty(0, dtype))
+        elif _takes_one_cell(chunks) and len({part[:1].tobytes() for part in parts}) == 1:
+            arrays.append(np.broadcast_to(parts[0][:1], length))
+        else:
+            if _takes_one_cell(chunks):  # somebody took the trouble to find other bytes of the same checksum
+                unpaid += length
+                if unpaid > UNPAID:
+                    raise LimitExceededError(f"{unpaid} values take no room in the file, more than are allowed")
+            arrays.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    return arrays
+
+
+def _parts(file: BinaryIO, dtype: str, length: int, chunks: list[list[int]]) -> Iterator[Array]:
+    """Yield what each chunk of the next column of a file holds."""
+    for number, (code, size, checksum) in enumerate(chunks):
+        begin = file.tell()
+        payload = file.read(size)
+        gap = file.read(_gap(begin + size))
+        if zlib.crc32(payload) != checksum or any(gap):
+            raise CorruptStateError(f"bytes {begin} to {begin + size} are not what was written: the file is damaged")
+        count = min(CHUNK, length - number * CHUNK)
+        chunk = [code, dtype, count, payload]
+        yield decode_column(chunk, max_length=CHUNK, writable=False, progressions=True)
+
+
+def _gap(end: int) -> int:
+    """Return how many zeros follow what ends at ``end``."""
+    return -end % ALIGN
