@@ -49,6 +49,10 @@ class SettledSubscription(Subscription):
         if channel is None:  # closed: there is the rest, or the end
             return True
         with self._bus.collecting:
+            if self._offered:  # an interrupt ended its last turn before it began
+                self._limit = channel.end
+                self.more = True
+                return True
             if channel.stretches:
                 start, newest = channel.stretches[-1]
                 if (
@@ -60,6 +64,7 @@ class SettledSubscription(Subscription):
                     and self._index == len(self._batch)
                     and newest.size <= cursor.max_lag
                 ):  # as nearly always: there is the newest stretch, and nothing else
+                    self._resting = False
                     self._offered = newest.events()[:]
                     self._limit = cursor.position = start + newest.size
                     self._delivered += newest.size
@@ -71,7 +76,7 @@ class SettledSubscription(Subscription):
 
     def offer(self) -> bool:
         """Offer what is next in this turn; tell whether there is anything for the reader to do."""
-        if self._index < len(self._batch):
+        if self._offered or self._index < len(self._batch):
             return True
         try:
             self._offered = self._take()

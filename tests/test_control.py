@@ -490,3 +490,23 @@ def test_a_control_subscriber_can_be_detached_by_another_one() -> None:
     assert second.notes == [("second", "a")]
     assert second.cleaned == 1
     hub.close()
+
+
+@pytest.mark.parametrize("terms", [{}, {"every": 1}, {"overflow": "latest"}])
+def test_an_interrupt_before_its_turn_costs_a_control_subscriber_nothing(terms: dict[str, Any]) -> None:
+    hub = MessageHub("hub")
+    seen: list[float] = []
+
+    async def rule(events: Subscription) -> None:
+        async for event in events:
+            seen.append(event.value)  # type: ignore[attr-defined]  # it reads scalars only
+
+    attachment = hub.attach(rule, "a", role="control", **terms)
+    hub.settle()
+    for number in range(3):
+        hub.update_scalar("a", float(number))
+        hub._bus.collect()
+        attachment.subscription.begin_turn()  # type: ignore[attr-defined]  # and there an interrupt came
+    hub.settle()
+    assert seen == ([0.0, 2.0] if "overflow" in terms else [0.0, 1.0, 2.0])
+    assert attachment.statistics().lag == 0
