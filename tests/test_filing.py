@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import re
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,50 +18,11 @@ from asynchub.history import HistoryBuffer
 from asynchub.intake import CHORES, Intake
 from asynchub.live import Cell
 from asynchub.stretches import Stretch
+from tests.interrupting import codes_of, interrupted
 
-
-class Interrupt(KeyboardInterrupt):
-    pass
-
-
-CODES = {
-    function.__code__
-    for owner in (Depot, Intake, EventBus, Folding, Channel, Stretch)
-    for function in vars(owner).values()
-    if hasattr(function, "__code__")
-} | {file_each.__code__}
-
-
-FLAGS = re.compile(r"\s*self\.(busy|_filing|_sorting|_folding) = ")
+CODES = codes_of(Depot, Intake, EventBus, Folding, Channel, Stretch) | {file_each.__code__}
+FLAGS = r"\s*self\.(busy|_filing|_sorting|_folding) = "
 """A signal is handled when a function is called, begins, or goes back in a loop: never between these and a ``try``."""
-
-
-@functools.cache
-def source(file: str) -> list[str]:
-    return Path(file).read_text(encoding="utf-8").splitlines()
-
-
-def interrupted(call: Callable[[], object], at: int) -> bool:
-    """Run ``call``, raising in its ``at``-th line of what is tested here; tell whether it came so far."""
-    lines = 0
-
-    def local(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal lines
-        if event == "line" and not FLAGS.match(source(frame.f_code.co_filename)[frame.f_lineno - 1]):
-            lines += 1
-            if lines == at:
-                raise Interrupt
-        return local
-
-    before = sys.gettrace()
-    sys.settrace(lambda frame, event, argument: local if frame.f_code in CODES else None)
-    try:
-        call()
-    except Interrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def entries(cells: list[Cell], first: int, size: int, value: Callable[[int], Any] = float) -> tuple[int, list[Any]]:
@@ -186,7 +142,7 @@ def test_an_interrupt_in_any_line_loses_and_repeats_nothing(way: str, many: int)
 
     for line in range(1, 1000):
         publish()
-        came = interrupted(lambda: WAYS[way](hub), line)
+        came = interrupted(lambda: WAYS[way](hub), line, CODES, FLAGS)
         if line % 3 == 0:
             hub._bus.tidy()
         if line % 5 == 0:

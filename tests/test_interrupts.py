@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,44 +15,10 @@ from asynchub import MessageHub, StopRequested
 from asynchub.bus import EventBus
 from asynchub.live import LiveDict
 from asynchub.record import Record
+from tests.interrupting import Interrupt, codes_of, interrupted
 
-CODE = {
-    function.__code__
-    for owner in (Record, LiveDict, EventBus)
-    for function in vars(owner).values()
-    if hasattr(function, "__code__")
-}
+CODE = codes_of(Record, LiveDict, EventBus)
 OUTSIDE = {Record._let_go.__code__, EventBus.attend.__code__}  # clean-up itself, and what comes after the update
-
-
-class Interrupt(KeyboardInterrupt):
-    pass
-
-
-def interrupted(call: Callable[[], object], at: int, codes: set[CodeType]) -> bool:
-    """Run ``call``, raising in its ``at``-th line within ``codes``; tell whether it came so far."""
-    lines = 0
-
-    def local(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal lines
-        if event == "line":
-            lines += 1
-            if lines == at:
-                raise Interrupt
-        return local
-
-    def start(frame: FrameType, event: str, argument: Any) -> Any:
-        return local if frame.f_code in codes else None
-
-    before = sys.gettrace()
-    sys.settrace(start)
-    try:
-        call()
-    except Interrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def picture(hub: MessageHub) -> dict[str, Any]:
