@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asynchub.columns import Array, packed_numbers
+from asynchub.events import ENTRY
 from asynchub.history import HistoryBuffer
-from asynchub.ledger import FIELDS, packed_steps
+from asynchub.ledger import packed_steps
 from asynchub.live import Cell
 
 __all__ = ("Depot", "Run", "file_each")
@@ -72,21 +73,21 @@ class Depot:
         if self._begun:
             self.hand_out()
         items = runs[0][1] if len(runs) == 1 else list(itertools.chain.from_iterable(items for _, items in runs))
-        size = len(items) // FIELDS
-        whose = self._whose(items[::FIELDS])
+        size = len(items) // ENTRY
+        whose = self._whose(items[::ENTRY])
         if size < max(MANY, MANY_EACH * len(self._histories)):
             return False
         try:
             counts: Array = np.ones(size, np.int64)
-            if items[4::FIELDS].count(1) != size:
-                counts = packed_numbers("q", items[4::FIELDS])
+            if items[4::ENTRY].count(1) != size:
+                counts = packed_numbers("q", items[4::ENTRY])
         except struct.error:  # beyond 64 bits
             return False
-        numbers = items[3::FIELDS]
+        numbers = items[3::ENTRY]
         floats = countOf(map(type, numbers), float) == size
         values: Array | list[Any] = packed_numbers("d", numbers) if floats else numbers
-        seqs = np.concatenate([np.arange(first, first + len(items) // FIELDS) for first, items in runs])
-        times, steps = packed_numbers("d", items[1::FIELDS]), packed_steps(items[2::FIELDS])
+        seqs = np.concatenate([np.arange(first, first + len(items) // ENTRY) for first, items in runs])
+        times, steps = packed_numbers("d", items[1::ENTRY]), packed_steps(items[2::ENTRY])
         self._blocks.append(_Block(seqs, times, steps, values, counts, whose))
         self._size = sum(len(block.seqs) for block in self._blocks)
         return True
@@ -146,10 +147,10 @@ def file_each(runs: Sequence[Run], again: bool) -> None:
         again: whether an exception broke this off before, so that some of it may be done.
     """
     for first, items in runs:
-        known = {seq for cell in set(items[::FIELDS]) for seq in cell.known(first)} if again else ()
+        known = {seq for cell in set(items[::ENTRY]) for seq in cell.known(first)} if again else ()
         fields = iter(items)
         cell: Cell
-        for seq, cell, time, step, value, count in zip(itertools.count(first), *[fields] * FIELDS, strict=False):
+        for seq, cell, time, step, value, count in zip(itertools.count(first), *[fields] * ENTRY, strict=False):
             if seq not in known:
                 pending = cell.pending
                 pending += (seq, time, step, value, count)

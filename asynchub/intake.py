@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from asynchub.events import ENTRY
 from asynchub.filing import Depot, Run, file_each
-from asynchub.ledger import FIELDS
 
 __all__ = ("CHORES", "Intake")
 
@@ -94,7 +94,7 @@ class Intake:
             self._put(cut)
             if entries and entries[1] is items[1]:  # the times of two updates are two objects
                 del entries[: len(items)]
-            self.seq = first + len(items) // FIELDS - 1
+            self.seq = first + len(items) // ENTRY - 1
             self._cut = None
         finally:
             self.busy = False
@@ -104,7 +104,7 @@ class Intake:
     def put(self, items: list[Any]) -> None:
         """Publish entries at once, as part of a change; call with ``lock`` held and ``busy`` set."""
         self._put((self.seq + 1, items))
-        self.seq += len(items) // FIELDS
+        self.seq += len(items) // ENTRY
 
     def _put(self, run: Run) -> None:
         """Append a run to what it has to go to, once."""
@@ -172,7 +172,7 @@ class Intake:
         """Set when a publisher has to ``attend`` next."""
         due = max(self.filed + CHORES - self.seq, CHORES // 4)
         self.limit = self.seq + min(due, max(self.capacity - self.logged, 1))
-        self.alarm = self.chores = FIELDS * min(self.limit - self.seq, OFTEN)
+        self.alarm = self.chores = ENTRY * min(self.limit - self.seq, OFTEN)
         if self._deferred or self.once is not None:
             self.alarm = self.chores = self.limit = 0
 

@@ -1,7 +1,7 @@
 """Snapshot files: a tree of values and long columns of numbers in one file, replaced atomically.
 
 Cheap: columns are written in chunks of 65,536 values, each in the shortest of the codes of ``asynchub.columns`` that
-    holds it bit for bit; none is ever in memory twice. The heavy work lets other threads run.
+    holds it bit for bit; writing takes about a megabyte of memory, whatever their length.
 Whole: every byte is covered by a checksum or must be zero, and no byte is without an owner: damage is refused, not
     read. That is no protection against somebody who edits a file on purpose.
 Atomic, durable: as ``asynchub.statefile``.

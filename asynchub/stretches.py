@@ -1,7 +1,7 @@
 """Events in a row, of which the objects are made when somebody first takes them.
 
-What was published stays as it was left until then: making an event costs more than publishing it, and objects that are
-made in small numbers, handled and let go of cost the garbage collector nothing.
+What was published stays as it was left until then: making an event costs about as much as publishing it, and objects
+that are made in small numbers, handled and let go of cost the garbage collector nothing.
 
 Threads: none of this locks; ``EventBus`` does.
 """

@@ -143,7 +143,7 @@ def test_writing_takes_little_memory(path: Path, rng: np.random.Generator) -> No
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * 2**20
+    assert peak < 2 * 2**20
 
 
 # --- bad input
