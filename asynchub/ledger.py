@@ -103,14 +103,14 @@ class Ledger(NamedTuple):
             or values.cells.dtype is not FLOAT64
             or counts.cells.dtype is not INT64
             or not -(2**63) <= count < 2**63
-            or values.cells.ndim != 1
+            or not values.cells.ndim == counts.cells.ndim == 1
             or not len(values) == len(counts) <= limit
         ):
             return None
         increasing = False
         if stamps is not None:
-            newest = stamps[0]
-            increasing = self.increasing and bool(not len(newest) or newest.cells[newest.stop - 1] < seq)
+            newest = stamps[0].cells[stamps[0].stop - 1] if len(stamps[0]) else UNSTAMPED.seq
+            increasing = self.increasing and bool(seq > newest)
             stamp = (seq, time, UNSTAMPED.step if step is None else step)
             stamps = tuple(column.with_one(part) for column, part in zip(stamps, stamp, strict=True))
         elif seq != UNSTAMPED.seq:

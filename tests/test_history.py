@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from asynchub import history as module
+from asynchub.columns import Column
 from asynchub.errors import (
     AsyncHubError,
     CorruptStateError,
@@ -592,3 +593,18 @@ def test_values_that_come_one_by_one_make_what_they_make_together(limit: int, co
     assert singly.counts.view.tolist() == together.counts.view.tolist()
     assert singly.values.view.dtype == together.values.view.dtype
     assert singly.values.sum(0) == together.values.sum(0)
+
+
+def test_counts_of_two_axes_become_one_when_a_value_comes() -> None:
+    buffer = HistoryBuffer(np.array([1.0, 2.0]), np.array([[1, 2], [3, 4]]))
+    buffer.update(0.5, 7)
+    assert buffer.data[0].tolist() == [1.0, 2.0, 0.5]
+    assert buffer.data[1].tolist() == [1, 2, 3, 4, 7]
+
+
+def test_a_value_of_no_hub_is_not_in_the_order_of_seq_even_if_it_is_the_first() -> None:
+    stamps = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+    empty = Ledger(numbers(np.empty(0)), numbers(np.empty(0, np.int64)), tuple(map(Column, stamps)), True)
+    for items in ([-1, math.nan, None, 0.5, 1], [-1, math.nan, None, 0.5, 1] * 2):
+        assert not empty.shared().extended(items, 10).increasing
+    assert empty.shared().extended([1, 1e9, 0, 0.5, 1], 10).increasing
