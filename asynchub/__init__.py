@@ -16,11 +16,15 @@ from asynchub.events import (
     EventsDropped,
     InfoRemoved,
     InfoUpdated,
+    JournalDegraded,
+    JournalRestored,
+    Marked,
     ParameterChanged,
     ParameterChangeRequested,
     Request,
     RequestApplied,
     RequestRefused,
+    Rewound,
     ScalarUpdated,
     SkipRequested,
     StateLoaded,
@@ -36,6 +40,8 @@ from asynchub.subscription import Subscription, SubscriptionStatistics
 from asynchub.watch import Watch
 
 if TYPE_CHECKING:
+    from asynchub.journal.journal import Journal
+    from asynchub.journal.recovering import recover
     from asynchub.subscribers.console import ConsoleLogger
     from asynchub.subscribers.csv import CsvLogger
     from asynchub.subscribers.early_stopping import EarlyStopping
@@ -56,9 +62,13 @@ __all__ = (
     "HubStatistics",
     "InfoRemoved",
     "InfoUpdated",
+    "Journal",
+    "JournalDegraded",
+    "JournalRestored",
     "JsonlLogger",
     "ManagerMeta",
     "ManagerMixin",
+    "Marked",
     "MessageHub",
     "ParameterChangeRequested",
     "ParameterChanged",
@@ -66,6 +76,7 @@ __all__ = (
     "Request",
     "RequestApplied",
     "RequestRefused",
+    "Rewound",
     "ScalarUpdated",
     "SchedulerStep",
     "SkipRequested",
@@ -76,23 +87,26 @@ __all__ = (
     "Subscription",
     "SubscriptionStatistics",
     "Watch",
+    "recover",
 )
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "ConsoleLogger": "console",
-    "CsvLogger": "csv",
-    "EarlyStopping": "early_stopping",
-    "JsonlLogger": "jsonl",
-    "ReduceLROnPlateau": "plateau",
-    "SchedulerStep": "scheduler_step",
+    "ConsoleLogger": "subscribers.console",
+    "CsvLogger": "subscribers.csv",
+    "EarlyStopping": "subscribers.early_stopping",
+    "Journal": "journal.journal",
+    "JsonlLogger": "subscribers.jsonl",
+    "ReduceLROnPlateau": "subscribers.plateau",
+    "SchedulerStep": "subscribers.scheduler_step",
+    "recover": "journal.recovering",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module(f"asynchub.subscribers.{_LAZY[name]}"), name)
+        return getattr(importlib.import_module(f"asynchub.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from asynchub.loops import Latch
 from asynchub.runner import Attachment, OnError, Runner
 from asynchub.settled import SettledSubscription
 from asynchub.subscription import Publisher, Subscription
+from asynchub.tapping import TapAttachment, Tapping
+from asynchub.taps import Tap
 from asynchub.terms import Past, Terms, check_subscriber
 
 __all__ = ("Attachments", "handled")
@@ -55,11 +57,18 @@ class Attachments:
         self._saved: dict[str, dict[str, Any]] = {}
         self._failures: list[Exception] = []
         self._ended = False  # the hub was left: nothing runs until it is entered again
+        self.tapping = Tapping(bus, publisher)
         self.runner: Runner | None = None
         self.make_runner: Callable[[], Runner] | None = None
 
     def __iter__(self) -> Iterator[Attachment]:
         return iter(list(self._all.values()))
+
+    @property
+    def with_tap(self) -> list[Attachment]:
+        """Every attached subscriber, and the tap."""
+        tap = self.tapping.attachment
+        return list(self) if tap is None else [*self, tap]
 
     @property
     def observers(self) -> list[Attachment]:
@@ -102,6 +111,14 @@ class Attachments:
             self._order[name] = order
             self._start(attachment)
         return attachment
+
+    def attach_tap(self, tap: Tap, name: str | None, on_error: OnError | None) -> TapAttachment:
+        """Attach what acts inside of each publish; see ``MessageHub.attach``."""
+        on_error = on_error or "detach"
+        if on_error not in _ON_ERROR:
+            raise ArgumentError(f"on_error must be one of {', '.join(_ON_ERROR)}, got {on_error!r}")
+        nothing = self._open(Terms((SubscriberFailed,)), tap.name, "observer")
+        return self.tapping.attach(tap, self._free_name(name, tap), on_error, nothing)
 
     def _open(self, terms: Terms, name: str, role: str) -> Subscription:
         return terms.open(self._bus, self._publisher, self._record, name, control=role == "control")
@@ -160,6 +177,7 @@ class Attachments:
 
     def enter(self) -> None:
         """Make every attachment run: for the first time, or once more after the last leaving."""
+        self.tapping.enter()
         with self._lock:
             again, self._ended = self._ended, False
             for attachment in self:
@@ -181,6 +199,12 @@ class Attachments:
             self._ended = True
             for attachment in self:
                 attachment.subscription.close()
+
+    def end_tap(self) -> None:
+        """End the tap, once all others have ended; may wait for the disk."""
+        error = self.tapping.leave()
+        if error is not None:
+            self._failures.append(error)
 
     def raise_failures(self) -> None:
         """Raise what subscribers with ``on_error="raise"`` raised since the last call.
@@ -234,6 +258,7 @@ class Attachments:
     def forked(self) -> None:
         """Forget everybody, as a forked child must."""
         self._lock = threading.RLock()
+        self.tapping.forked()
         self.runner = self.make_runner = None
         for table in (self._all, self._terms, self._order, self._controls):
             table.clear()
@@ -256,13 +281,8 @@ class Attachments:
         left = [len(stateful)]
 
         def take(attachment: Attachment) -> None:
-            subscriber: Any = attachment.subscriber
             try:
-                saved = {"state": subscriber.state_dict(), "seq": attachment.subscription.last_seq}
-                terms = self._terms.get(attachment.name)
-                if terms is not None and isinstance(terms.every, Every):
-                    saved["every"] = terms.every.state_dict()
-                states[attachment.name] = saved
+                states[attachment.name] = self._state_of(attachment)
             except Exception as error:  # this may be the reader's thread: whoever saves is to have it
                 states[attachment.name] = error
             left[0] -= 1
@@ -276,6 +296,24 @@ class Attachments:
             position = attachment.subscription.end_position() if running else 0
             attachment.subscription.when_handled(position, functools.partial(take, attachment))
         return latch, states
+
+    def control_states(self) -> dict[str, dict[str, Any]]:
+        """Return the states of the control subscribers that have one, by name, as ``capture`` does."""
+        controls = [one for one in self if one.role == "control" and _is_stateful(one.subscriber)]
+        return {one.name: self._state_of(one) for one in controls}
+
+    def _state_of(self, attachment: Attachment) -> dict[str, Any]:
+        subscriber: Any = attachment.subscriber
+        saved = {"state": subscriber.state_dict(), "seq": attachment.subscription.last_seq}
+        terms = self._terms.get(attachment.name)
+        if terms is not None and isinstance(terms.every, Every):
+            saved["every"] = terms.every.state_dict()
+        return saved
+
+    def keep_states(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Keep saved states for subscribers that are attached later."""
+        with self._lock:
+            self._saved.update(states)
 
     def load_states(self, states: dict[str, dict[str, Any]]) -> None:
         """Give every stateful subscriber its saved state; keep the rest for those attached later."""

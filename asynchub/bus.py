@@ -20,7 +20,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from asynchub.channels import Channel, Cursor, Selection
 from asynchub.errors import ArgumentError, DeadlockError, LagExceededError, WaitTimeoutError
@@ -29,6 +29,7 @@ from asynchub.filing import Run
 from asynchub.intake import CHORES, Intake
 from asynchub.loops import LoopHandle, Station
 from asynchub.stretches import LONGEST, Stretch
+from asynchub.taps import Tap
 
 __all__ = ("EventBus",)
 
@@ -116,9 +117,26 @@ class EventBus(Intake):
         super().look_again()
         if self._armed:
             self.alarm = self.limit = 0
+        self._due = (self.alarm, self.chores, self.limit)
+        if self.eager:
+            self.alarm = self.chores = self.limit = 0
 
     def attend(self) -> None:
-        """Do what a publisher must now and then: wake sleeping readers; collect when the log is full."""
+        """Do what a publisher must now and then: wake sleeping readers; collect when the log is full; serve the tap."""
+        if self.eager:
+            with self.lock:  # nearly always, one publisher's entries are all there is
+                done = False
+                entries = self.entries
+                if not (self.untapped or self.busy) and self.eager is True and self._cut is None:
+                    first = self.tapped + 1
+                    new = entries[(first - self.seq - 1) * ENTRY :]
+                    if len(new) == ENTRY and self.tap_put(first, new):
+                        self.tapped = first
+                        size = len(entries)
+                        alarm, chores, _ = self._due
+                        done = size < alarm or (size < chores and not new[0].wanted)
+            if done or not self._serve_tap():
+                return
         with self.lock:
             if self.busy:
                 return
@@ -138,6 +156,39 @@ class EventBus(Intake):
             once()
         if self.logged >= self.capacity:
             self.collect()
+
+    def _serve_tap(self) -> bool:
+        """Have the tap make safe what was published; tell whether there is anything else to attend to."""
+        tap = self.tap
+        while tap is not None:
+            with self.lock:
+                entries = self.entries
+                if self.fill():
+                    alarm, chores, limit = self._due
+                    size = len(entries)
+                    due = self.seq >= limit if not size else size >= chores
+                    due = due or (size >= alarm and any(cell.wanted for cell in entries[::ENTRY]))
+                    break
+            if not tap.make_room():
+                return True
+        else:
+            return True
+        tap.acknowledge()
+        return due
+
+    def tap_with(self, tap: Tap | None, eager: bool | Literal["patient"] = False) -> None:
+        """Have ``tap`` take what is published from now on; with ``lock`` held, and all that was before numbered.
+
+        Args:
+            tap: who takes it; None for nobody any more.
+            eager: whether it is asked in each publish; ``"patient"`` if a publish waits for it, too.
+        """
+        self.tap, self.eager = tap, eager
+        self.tapped = self.seq
+        self.untapped.clear()
+        if tap is not None:
+            self.tap_put = tap.put
+        self.look_again()
 
     def make_room(self) -> None:
         """Wait until every reader with ``overflow="block"`` has room for one more event.

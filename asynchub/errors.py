@@ -36,7 +36,9 @@
         ├── UnsupportedTypesError  all values of a tree that cannot be stored (an ``ExceptionGroup``)
         ├── UnknownTypeError       stored data has a type this reader does not know
         ├── LimitExceededError     stored data asks for more than the limits allow
-        └── CorruptStateError      stored data is damaged, truncated or foreign
+        ├── CorruptStateError      stored data is damaged, truncated or foreign
+        │   └── JournalCorruptError    events that a journal had promised cannot be read
+        └── JournalError           a journal cannot be used in this way, or is used by somebody else
 
 Each also derives from the built-in error that callers of mmengine catch today.
 """
@@ -59,6 +61,8 @@ __all__ = (
     "InstanceError",
     "InstanceNameError",
     "InstanceSignatureError",
+    "JournalCorruptError",
+    "JournalError",
     "KeyTypeError",
     "LagExceededError",
     "LengthMismatchError",
@@ -328,3 +332,22 @@ class LimitExceededError(StateError, ValueError):
 
 class CorruptStateError(StateError, ValueError):
     """Stored data is damaged, truncated or foreign."""
+
+
+class JournalCorruptError(CorruptStateError):
+    """Events that a journal had promised cannot be read.
+
+    Args:
+        damages: what is damaged, and where.
+    """
+
+    def __init__(self, damages: Sequence[object]) -> None:
+        super().__init__(
+            f"{'; '.join(map(str, damages))}. They had been on the disk. Read what there is before the damage with "
+            "mode='point-in-time', or around it with mode='salvage'"
+        )
+        self.damages = tuple(damages)
+
+
+class JournalError(StateError, RuntimeError):
+    """A journal cannot be used in this way, or is used by somebody else."""

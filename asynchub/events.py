@@ -14,14 +14,11 @@ Threads: events are immutable; any thread may hold them.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Self, cast
-
-from asynchub.errors import CorruptStateError
 
 __all__ = (
     "ENTRY",
@@ -30,19 +27,20 @@ __all__ = (
     "EventsDropped",
     "InfoRemoved",
     "InfoUpdated",
+    "JournalDegraded",
+    "JournalRestored",
+    "Marked",
     "ParameterChangeRequested",
     "ParameterChanged",
     "Request",
     "RequestApplied",
     "RequestRefused",
+    "Rewound",
     "ScalarUpdated",
     "SkipRequested",
     "StateLoaded",
     "StopRequested",
     "SubscriberFailed",
-    "event_from_dict",
-    "event_to_dict",
-    "event_to_json",
     "scalar_updated",
     "scalars_updated",
 )
@@ -239,6 +237,58 @@ class ParameterChanged(Event):
     author: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked(Event):
+    """The state of the run has a name from here on: what ``MessageHub.mark`` returned.
+
+    Attributes:
+        states: of each control subscriber with a state, by its name: ``{"state", "seq"}``, as in a state dict.
+    """
+
+    key: str = "hub/marked"
+    states: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewound(Event):
+    """The run was resumed from an earlier state: what was published between that and this event does not count.
+
+    Attributes:
+        to_seq: ``seq`` of the last event that counts.
+    """
+
+    key: str = "hub/rewound"
+    to_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalDegraded(Event):
+    """The disk refused the journal: events are held in memory, and written when it takes them again.
+
+    Attributes:
+        path: folder of the journal.
+        error: what the disk said.
+    """
+
+    key: str = "hub/journal_degraded"
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalRestored(Event):
+    """The journal is whole again.
+
+    Attributes:
+        path: folder of the journal.
+        missed: events that it does not have, because there were too many to hold.
+    """
+
+    key: str = "hub/journal_restored"
+    path: str
+    missed: int
+
+
 class _Draft(Event):
     """A ``ScalarUpdated`` while it is filled: same layout, but plain assignment (0.15 µs an event instead of 1 µs)."""
 
@@ -288,78 +338,3 @@ def scalars_updated(seqs: Iterable[int], items: Sequence[Any]) -> list[Event]:
         draft.count = count
         draft.__class__ = ScalarUpdated
     return drafts
-
-
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (
-        ScalarUpdated,
-        InfoUpdated,
-        InfoRemoved,
-        StateLoaded,
-        EventsDropped,
-        SubscriberFailed,
-        Request,
-        StopRequested,
-        SkipRequested,
-        CheckpointRequested,
-        ParameterChangeRequested,
-        RequestApplied,
-        RequestRefused,
-        ParameterChanged,
-    )
-}
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def event_to_dict(event: Event) -> dict[str, Any]:
-    """Return the fields of ``event`` under their names, with the name of its kind under ``"event"``, first."""
-    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-    return {"event": type(event).__name__, **fields}
-
-
-def event_from_dict(fields: Mapping[str, Any]) -> Event:
-    """Return the event that ``event_to_dict`` took apart; unknown kinds and fields are kept out.
-
-    A kind that this package does not define comes back as a plain ``Event`` with the common fields.
-
-    Raises:
-        CorruptStateError: ``fields`` is not of that form.
-    """
-    kind = _KINDS.get(fields.get("event", ""), Event)
-    known = {field.name for field in dataclasses.fields(kind)}
-    given = {name: value for name, value in fields.items() if name in known}
-    if kind is ScalarUpdated and isinstance(given.get("value"), str):
-        given["value"] = _NON_FINITE.get(given["value"], given["value"])
-    if kind is Event:
-        given["key"] = fields.get("key") or fields.get("event", "")
-    try:
-        return kind(**given)
-    except TypeError as error:
-        raise CorruptStateError(f"not an event, wanted the fields of {kind.__name__}, got {fields!r:.200}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: non-finite numbers by name, foreign objects by their ``repr``."""
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return float(value)
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if callable(getattr(value, "tolist", None)):  # arrays, tensors and NumPy scalars
-        return _plain(value.tolist())
-    return repr(value)
-
-
-def event_to_json(event: Event) -> str:
-    """Return ``event`` as one line of strict JSON.
-
-    NaN and infinities, which JSON lacks, are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; an object that
-    JSON cannot hold stands as its ``repr``.
-    """
-    return json.dumps(_plain(event_to_dict(event)), ensure_ascii=False, separators=(",", ":"))

@@ -11,13 +11,14 @@ from asynchub.attachments import Attachments
 from asynchub.channels import Overflow, Selection
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError
-from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
-from asynchub.history import HistoryBuffer
+from asynchub.events import Event, InfoUpdated, Marked, Request, ScalarUpdated
+from asynchub.history import HistoryBuffer, Records
 from asynchub.loops import in_event_loop
 from asynchub.past import past_events
 from asynchub.record import Record
 from asynchub.runner import Attachment, OnError, Subscriber
 from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.taps import Tap
 from asynchub.terms import EventFunction, Replay, Terms
 from asynchub.watch import Watch, first_event
 
@@ -55,6 +56,7 @@ class Feed(Record):
         self._settle_point = SettlePoint(self._bus, self)
         self._attachments = Attachments(self._bus, self, self, self._settle_point)
         self._subscriptions: list[Subscription] = []
+        self._replayed: tuple[Event, ...] = ()  # of those that no history has, what a journal gave back
 
     # --- reading events
 
@@ -98,7 +100,7 @@ class Feed(Record):
 
     def attach(
         self,
-        subscriber: Subscriber,
+        subscriber: Subscriber | Tap,
         *wanted: str | type[Event],
         name: str | None = None,
         role: str | None = None,
@@ -117,7 +119,9 @@ class Feed(Record):
         ``state_dict`` and ``load_state_dict``, is saved with the hub's, under its name.
 
         Args:
-            subscriber: ``async def __call__(self, events: Subscription)``; see ``asynchub.runner.Subscriber``.
+            subscriber: ``async def __call__(self, events: Subscription)``; see ``asynchub.runner.Subscriber``. Or a
+                journal, which takes every event inside of each publish, also while the hub is not entered, and of which
+                a hub has one.
             wanted: as in ``subscribe``; default its ``keys``.
             name: default its ``name``, or the name of its class.
             role: ``"observer"`` (on the hub's loop) or ``"control"`` (inside settle points); default its ``role``.
@@ -135,6 +139,11 @@ class Feed(Record):
             SubscriberTypeError: it is not callable, or not async.
             AsyncHubError: as ``subscribe``.
         """
+        if isinstance(subscriber, Tap):
+            others = (*wanted, role, max_lag, overflow, since, every, when)
+            if any(one is not None for one in others) or replay != "none" or order:
+                raise ArgumentError("a journal takes every event: attach it with name= and on_error= only")
+            return self._attachments.attach_tap(subscriber, name, on_error)
         terms = Terms(wanted, max_lag, overflow, replay, since, every, when)
         return self._attachments.attach(subscriber, terms, name, role, on_error, order)
 
@@ -160,7 +169,7 @@ class Feed(Record):
         Raises:
             ArgumentError: nothing was.
         """
-        for one in self._attachments:
+        for one in self._attachments.with_tap:
             inner = one.subscriber.function if isinstance(one.subscriber, EventFunction) else one.subscriber
             if subscriber is one or subscriber is inner or subscriber == one.name:
                 one.detach()
@@ -188,9 +197,8 @@ class Feed(Record):
         with self._bus.lock:
             self._bus.number()
             seq = self._bus.seq
-        readers = [one.subscription for one in self._attachments] + [
-            one for one in self._subscriptions if not one.closed
-        ]
+        readers: list[Attachment | Subscription] = [*self._attachments.with_tap]
+        readers += [one for one in self._subscriptions if not one.closed]
         return HubStatistics(
             seq=seq,
             step=self._step,
@@ -215,7 +223,59 @@ class Feed(Record):
         self._settle_point.push(stamped)
         return stamped
 
+    # --- the journal
+
+    def commit(self, timeout: float | None = None) -> None:
+        """Wait until the disk has all that was published before the call, so that it survives a power failure.
+
+        Args:
+            timeout: seconds; None for ever.
+
+        Raises:
+            LifecycleError: no journal is attached, or the hub was left.
+            JournalError: the disk has refused the journal.
+            WaitTimeoutError: the timeout passed.
+        """
+        self._attachments.tapping.commit(timeout)
+
+    async def committed(self, timeout: float | None = None) -> None:
+        """Do what ``commit`` does without blocking the loop."""
+        await self._attachments.tapping.committed(timeout)
+
+    def mark(self) -> dict[str, Any]:
+        """Give the state of the run as it is now a name, to be stored in the checkpoint of the model.
+
+        Publishes a ``Marked`` with the states of control subscribers. ``asynchub.recover(run, mark=...)`` returns a hub
+        as it is now, whatever was published later: that was abandoned, and is not counted twice.
+
+        Returns:
+            ``run_id`` (32 hexadecimal digits), ``seq`` of the ``Marked`` and ``step``: a str and two ints.
+        """
+        marked = self.publish(Marked(states=self._attachments.control_states()))
+        return {"run_id": self.run_id, "seq": marked.seq, "step": self._step}
+
     # --- inside
+
+    def recorded(
+        self, since: int, test: Callable[[str, type[Event]], bool] = lambda key, kind: True
+    ) -> tuple[list[tuple[str, bool, Records]], list[InfoUpdated]]:
+        """Return what the histories and runtime infos hold beyond ``since`` (a ``seq``). Call with the log still.
+
+        Args:
+            since: the ``seq``.
+            test: whether events of a key and kind are asked for.
+        """
+        scalars = [
+            (key, bool(self._resumed_keys.get(key, True)), history.records(since))
+            for key, history in self._log_scalars.items()
+            if isinstance(history, HistoryBuffer) and test(key, ScalarUpdated)
+        ]
+        infos = [
+            InfoUpdated(seq=seq, time=time, step=step, key=key, value=self._runtime_info[key])
+            for key, (seq, time, step) in self._info_stamps.items()
+            if key in self._runtime_info and seq > since and test(key, InfoUpdated)
+        ]
+        return scalars, infos
 
     def _newest(self, key: str) -> Any:
         history = self._log_scalars.get(key)
@@ -230,20 +290,15 @@ class Feed(Record):
         """
         test = selection.test()
         after = -1 if since is None else since
-        infos = [
-            InfoUpdated(seq=seq, time=time, step=step, key=key, value=self._runtime_info[key])
-            for key, (seq, time, step) in self._info_stamps.items()
-            if key in self._runtime_info and seq > after and test(key, InfoUpdated)
-        ]
-        infos.sort(key=lambda event: event.seq)
-        scalars = [
-            (key, history.records(after))
-            for key, history in self._log_scalars.items()
-            if isinstance(history, HistoryBuffer) and test(key, ScalarUpdated)
-        ]
+        recorded, newest = self.recorded(after, test)
+        others: dict[int, Event] = {event.seq: event for event in newest}
+        replayed = (event for event in self._replayed if event.seq > after and test(event.key, type(event)))
+        others.update((event.seq, event) for event in replayed)
+        scalars = [(key, records) for key, _, records in recorded]
         if replay == "last" and since is None:
             scalars = [(key, type(records)(*(column[-1:] for column in records))) for key, records in scalars]
-        return past_events(scalars, infos)
+            others = {event.seq: event for event in newest}
+        return past_events(scalars, [others[seq] for seq in sorted(others)])
 
     def _close_log(self) -> None:
         with self._bus.collecting:

@@ -17,10 +17,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from asynchub.events import ENTRY
+from asynchub.events import ENTRY, Event
 from asynchub.filing import Depot, Run, file_each
+from asynchub.taps import Tap
 
 __all__ = ("CHORES", "Intake")
 
@@ -51,6 +52,10 @@ class Intake:
         chores: the same for a publisher of something that nobody reads.
         limit: who finds ``seq`` here or further calls ``attend``, or has the next publisher do so.
         once: called once, by the publisher, at the next ``attend``.
+        tap: who acts inside of each publish, or None.
+        eager: whether it is asked in each publish; ``"patient"`` if a publish waits for it, too.
+        tapped: ``seq`` that the newest event has, or will have, that it has put.
+        untapped: what it has not taken yet: runs of entries and other events, in order.
 
     Args:
         capacity: events held for readers before a publisher sorts them itself.
@@ -74,6 +79,10 @@ class Intake:
         self.busy = self._filing = False
         self.log: list[Any] = []
         self.logged = 0
+        self.tap: Tap | None = None
+        self.eager: bool | Literal["patient"] = False
+        self.tapped = 0
+        self.untapped: deque[Run | Event] = deque()
         self.once: Callable[[], None] | None = None
         self._deferred: deque[Callable[[], object]] = deque()
         self.look_again()
@@ -110,6 +119,8 @@ class Intake:
         """Append a run to what it has to go to, once."""
         if not self.unfiled or self.unfiled[-1] is not run:
             self.unfiled.append(run)
+        if self.tap is not None and (not self.untapped or self.untapped[-1] is not run):
+            self.untapped.append(run)
 
     def take_back(self) -> None:
         """Forget whatever a change that was broken off has appended: all beyond ``seq``."""
@@ -117,6 +128,37 @@ class Intake:
             self.log.pop()
         while self.unfiled and self.unfiled[-1][0] > self.seq:
             self.unfiled.pop()
+        while self.untapped and _first(self.untapped[-1]) > self.seq:
+            self.untapped.pop()
+
+    # --- the tap
+
+    def fill(self) -> bool:
+        """Have the tap take all that is numbered, and put what is not; False if it has no room. With ``lock`` held."""
+        tap = self.tap
+        if tap is None or self.busy:
+            return True
+        if self._cut is not None:
+            self.number()
+        if self.untapped and not self._fill(tap, self.untapped):
+            return False
+        self.tapped = max(self.tapped, self.seq)
+        items = self.entries[(self.tapped - self.seq) * ENTRY :]
+        if items and not tap.put(self.tapped + 1, items):
+            return False
+        self.tapped += len(items) // ENTRY
+        return True
+
+    def _fill(self, tap: Tap, untapped: deque[Run | Event]) -> bool:
+        try:
+            self.busy = True  # what is stored may be an object that publishes when it is looked at
+            while untapped and _first(untapped[0]) <= self.seq:
+                if not tap.take(untapped[0]):
+                    return False
+                untapped.popleft()
+            return True
+        finally:
+            self.busy = False
 
     # --- filing
 

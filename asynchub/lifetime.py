@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+import anyio.to_thread
 from anyio import get_current_task
 from anyio.lowlevel import current_token
 
@@ -160,6 +161,7 @@ class Lifetime:
             else:
                 attachments.runner = runner  # on the program's loop, which ends it when it leaves
         with errors:
+            attachments.end_tap()
             attachments.raise_failures()
         errors.raise_first()
 
@@ -198,8 +200,18 @@ class Lifetime:
             if runner is not None:
                 await runner.aclose(self._drain_timeout)
         with errors:
+            if attachments.tapping.attachment is not None:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(attachments.end_tap)
             attachments.raise_failures()
         errors.raise_first()
+
+    def end_of_program(self) -> None:
+        """Leave it if it is entered, and end its tap."""
+        if self.entered:
+            self.close(failing=True)
+        elif self._attachments.tapping.attachment is not None:
+            self._attachments.end_tap()
 
     def forked(self) -> None:
         """Keep nothing that belongs to the parent process."""
@@ -239,8 +251,7 @@ _LIFETIMES: WeakSet[Lifetime] = WeakSet()
 
 def _close_all() -> None:
     for lifetime in list(_LIFETIMES):
-        if lifetime.entered:
-            lifetime.close(failing=True)
+        lifetime.end_of_program()
 
 
 def _after_fork() -> None:

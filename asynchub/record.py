@@ -222,7 +222,7 @@ class Record(Publishing):
                 self._resumed_keys.setdefault(key, resumed)
                 self._runtime_info[key] = value
                 self._info_stamps[key] = stamp
-                if bus.wants(key, InfoUpdated):
+                if bus.tap is not None or bus.wants(key, InfoUpdated):
                     self._log(InfoUpdated(seq=seq, time=stamp[1], step=stamp[2], key=key, value=value))
             bus.seq = seq
 

@@ -36,7 +36,7 @@ from asynchub.errors import ArgumentError, CorruptStateError, LimitExceededError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ("read_state", "replace_file", "write_all", "write_state")
+__all__ = ("flush", "flush_folder", "make_folder", "read_state", "replace_file", "write_all", "write_state")
 
 MAGIC = b"\x89AHC\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
@@ -103,7 +103,7 @@ def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, syn
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise ArgumentError(f"{target} is not a file; choose a path that is one or does not exist")
-    _make_folder(target.parent, sync)
+    make_folder(target.parent, sync)
     _remove_orphans(target)
     temporary = target.with_name(f"{_prefix(target)}{os.getpid()}-{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -113,7 +113,7 @@ def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, syn
             _lock(descriptor)
             write(descriptor)
             if sync:
-                _flush(descriptor)
+                flush(descriptor)
         finally:
             os.close(descriptor)
         os.replace(temporary, target)
@@ -121,7 +121,7 @@ def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, syn
         temporary.unlink(missing_ok=True)
         raise
     if sync:
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
 
 
 def read_state(path: str | PathLike[str], *, limits: Limits | None = None, registry: Registry | None = None) -> Any:
@@ -198,7 +198,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[written:]
 
 
-def _flush(descriptor: int) -> None:
+def flush(descriptor: int) -> None:
     """Wait until the device has what was written; a failure is final, as the data may be gone from the cache."""
     if sys.platform == "darwin":
         try:
@@ -210,17 +210,18 @@ def _flush(descriptor: int) -> None:
         os.fsync(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Wait until the device has the names in a folder; on Windows there is no way to."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _flush(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _make_folder(folder: Path, sync: bool) -> None:
+def make_folder(folder: Path, sync: bool) -> None:
     """Create a folder and those above it, and flush the names of the new ones."""
     missing = []
     for parent in (folder, *folder.parents):
@@ -230,7 +231,7 @@ def _make_folder(folder: Path, sync: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if sync:
         for made in missing:
-            _flush_folder(made.parent)
+            flush_folder(made.parent)
 
 
 # --- temporary files

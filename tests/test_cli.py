@@ -10,7 +10,8 @@ import pytest
 
 from asynchub.cli import main
 from asynchub.errors import ArgumentError
-from asynchub.events import ScalarUpdated, event_to_json
+from asynchub.eventforms import event_to_json
+from asynchub.events import ScalarUpdated
 from asynchub.what_if import early_stopping, try_rule
 
 VALUES = (0.5, 0.7, 0.6, 0.65, 0.8, 0.79, 0.78, 0.77)

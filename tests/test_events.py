@@ -26,7 +26,8 @@ from asynchub import (
     Subscription,
 )
 from asynchub.errors import CorruptStateError
-from asynchub.events import event_from_dict, event_to_dict, event_to_json, scalar_updated
+from asynchub.eventforms import event_from_dict, event_to_dict, event_to_json
+from asynchub.events import scalar_updated
 
 KINDS: list[Event] = [
     ScalarUpdated(seq=1, time=2.0, step=3, key="a", value=0.5, count=4),

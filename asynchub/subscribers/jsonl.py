@@ -20,7 +20,8 @@ from os import PathLike
 from typing import Any
 
 from asynchub.errors import CorruptStateError
-from asynchub.events import Event, InfoUpdated, ScalarUpdated, event_from_dict, event_to_json
+from asynchub.eventforms import event_from_dict, event_to_json
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.subscribers.appending import AppendingFile
 from asynchub.subscription import Subscription
 

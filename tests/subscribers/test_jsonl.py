@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynchub.errors import CorruptStateError, StateDictError
-from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated, StopRequested, event_to_json
+from asynchub.eventforms import event_to_json
+from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated, StopRequested
 from asynchub.hub import MessageHub
 from asynchub.subscribers.jsonl import JsonlLogger, read_jsonl
 from tests.subscribers.observing import observe, scalars, stamped

@@ -1,0 +1,80 @@
+"""Readers that act inside of each publish, and what a hub gives them.
+
+There is one kind: the journal, whose promise is that an event outlives the process as soon as ``publish`` has returned.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from asynchub.events import Event
+from asynchub.filing import Run
+from asynchub.loops import Latch
+
+__all__ = ("Commit", "Tap")
+
+
+class Commit:
+    """The wait for events to be on the disk.
+
+    Attributes:
+        seq: up to which event.
+        error: why they are not; None if they are.
+    """
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.error: Exception | None = None
+        self.latch = Latch()
+
+    def end(self, error: Exception | None) -> None:
+        """Say that the disk has them, or why not."""
+        self.error = error
+        self.latch.set()
+
+
+class Tap(ABC):
+    """A reader that acts inside of each publish.
+
+    Attributes:
+        name: for messages and statistics.
+        put: makes entries safe, the first of which will have the ``seq`` that it is given; False if there is no room.
+            Called with the hub's lock; may be set anew while nobody holds that.
+    """
+
+    name: str
+    put: Callable[[int, list[Any]], bool]
+
+    @abstractmethod
+    def begin(self, hub: Any) -> None:
+        """Take from ``hub`` what is published from now on; called again after ``end``."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Take nothing more; make safe what was taken."""
+
+    @abstractmethod
+    def take(self, item: Run | Event) -> bool:
+        """Take a run of entries or an event for good, safe; False if there is no room for that. With the lock."""
+
+    @abstractmethod
+    def make_room(self) -> bool:
+        """Make room, without the lock; False if that cannot be done now."""
+
+    @abstractmethod
+    def acknowledge(self) -> None:
+        """Wait, without the lock, for what a publish waits for before it returns."""
+
+    @abstractmethod
+    def commit(self) -> Commit:
+        """Begin to bring all that was published so far to the disk."""
+
+    @abstractmethod
+    def forked(self) -> None:
+        """Let go of everything, in a forked child."""
+
+    @abstractmethod
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many events are not on the disk yet, how many are, and how many were lost."""
