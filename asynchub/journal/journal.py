@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from os import PathLike
 from pathlib import Path
@@ -29,13 +28,15 @@ from typing import Any, Literal
 
 from asynchub.codec.registry import Registry
 from asynchub.errors import ArgumentError, JournalError
-from asynchub.events import ENTRY, Event, InfoUpdated, JournalDegraded, JournalRestored, Rewound
+from asynchub.events import Event, JournalDegraded, JournalRestored
 from asynchub.filing import Run
-from asynchub.journal.batches import encode_event, pieces, shifted
+from asynchub.journal.batches import shifted
 from asynchub.journal.filling import past_batches
-from asynchub.journal.folder import FolderLock, compact, repair
-from asynchub.journal.reading import Journaled, read_journal, segment_files
+from asynchub.journal.folder import FolderLock, compact
+from asynchub.journal.opening import catch_up, open_segments
+from asynchub.journal.reading import segment_files
 from asynchub.journal.tail import HALF, Tail
+from asynchub.journal.taking import Gathered, Taking
 from asynchub.journal.writing import SegmentWriter, built
 from asynchub.taps import Commit, Tap
 
@@ -117,74 +118,36 @@ class Journal(Tap):
             raise JournalError(f"{self.path} is attached to hub {self._hub.instance_name!r} already; make another one")
         lock = FolderLock(self.path)
         try:
-            found = read_journal(self.path)
-            self._check_run(hub, found)
-            repair(found)
-            index = found.segments[-1].index if found.segments else 0
-            if not found.last_seq:
-                for segment in found.segments:  # without an event
-                    segment.path.unlink()
-            run_id, before = bytes.fromhex(hub.run_id), found.last_seq
-            segments_seq = before if not found.tail else found.tail[0].seqs[0] - 1
-            writer = SegmentWriter(self.path, run_id, hub.instance_name, index, segments_seq, self._segment_size)
-            writer.give(map(built, found.tail))
-            writer.write()
-            writer.sync()
-            writer.rotate()
-            self._start(hub, lock, writer, run_id, before)
+            writer, last_seq = open_segments(self.path, hub, self._segment_size)
+            self._start(hub, lock, writer, last_seq)
         except BaseException:
             lock.release()
             raise
 
-    def _check_run(self, hub: Any, found: Journaled) -> None:
-        if found.run_id is None or not found.last_seq:
-            return
-        if hub._run_id is None:
-            raise JournalError(
-                f"{self.path} holds the journal of a run, {found.last_seq} events: go on with "
-                "hub = asynchub.recover(...), or choose another folder"
-            )
-        if hub.run_id != found.run_id.hex():
-            raise JournalError(
-                f"{self.path} holds the journal of run {found.run_id.hex()}, this hub is of run {hub.run_id}: "
-                "choose another folder"
-            )
-
-    def _start(self, hub: Any, lock: FolderLock, writer: SegmentWriter, run_id: bytes, before: int) -> None:
-        self._hub, self._bus, self._lock, self._writer = hub, hub._bus, lock, writer
-        self._runs: list[Run] = []
-        self._events: list[tuple[int, bytes]] = []
-        self._encoded: tuple[Event, bytes] | None = None
-        self._size = self._missed = 0
-        self._taken = self._gathered_seq = self._durable_seq = before
-        self._unstored: set[str] = set()
+    def _start(self, hub: Any, lock: FolderLock, writer: SegmentWriter, last_seq: int) -> None:
+        bus = hub._bus
+        self._hub, self._bus, self._lock, self._writer = hub, bus, lock, writer
+        self._missed = 0
+        self._durable_seq = last_seq
         self._commits: deque[Commit] = deque()
         self._degraded: str | None = None
         self._ending = self._busy = False
         self._wake = threading.Event()
-        bus = hub._bus
+        self._tail: Tail | None = None
         with self._io, bus.still():
-            base, shift = hub._base_seq, 0
-            events: list[tuple[int, bytes]] = []
-            recorded, infos = hub.recorded(min(base, before))
-            if before > base:  # the hub is at an earlier state
-                shift = before + 1 - base
-                rewound = Rewound(to_seq=base).stamped(before + 1, time.time(), hub.step)
-                events = [(before + 1 - shift, encode_event(rewound, None, self._registry)[0])]
-                bus.seq += shift
-                hub._log(rewound)
+            recorded, infos, events, shift = catch_up(hub, last_seq, self._registry)
+            self.put = _put_nothing
+            put_event = _put_nothing_event
             if self.level != "memory":
                 half = self._tail_size // 2
-                self._tail: Tail | None = Tail(self.path, run_id, bus.seq, half, self._wake.set)
-                self.put = self._put
-            else:
-                self._tail = None
-                self.put = _nothing
-            self._taken = self._gathered_seq = bus.seq
+                self._tail = Tail(self.path, bytes.fromhex(hub.run_id), bus.seq, half, self._wake.set)
+                self.put, put_event = self._put, self._put_event
+            self._taking = Taking(self.path, hub, self._registry, self.put, put_event)
+            self._gathered_seq = bus.seq
             self._pid = os.getpid()
             self._open = True
             bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
-            events += [(info.seq, self._encode(info)) for info in infos]
+            events += [(info.seq, self._taking.encode(info)) for info in infos]
             writer.give(built(shifted(batch, shift)) for batch in past_batches(recorded, events))
         self._thread = threading.Thread(target=self._run, name="asynchub journal", daemon=True)
         self._thread.start()
@@ -200,13 +163,13 @@ class Journal(Tap):
         self._ending = True
         self._wake.set()
         self._thread.join(END_TIMEOUT)
-        error: OSError | None = None
+        error: Exception | None = None
         with self._io:
             try:
                 self._write(last=True)
                 self._writer.sync()
                 self._writer.close()
-            except OSError as failure:
+            except Exception as failure:  # whatever it is, the folder is to be free again
                 self._writer.abandon()
                 error = failure
             self._close(error)
@@ -214,7 +177,7 @@ class Journal(Tap):
             lost = self._writer.waiting
             raise JournalError(f"the disk refused the last {lost} events of {self.path}: {error}") from error
 
-    def _close(self, error: OSError | None) -> None:
+    def _close(self, error: Exception | None) -> None:
         bus = self._bus
         with bus.lock:
             bus.tap_with(None)
@@ -237,43 +200,12 @@ class Journal(Tap):
     def _put(self, first: int, items: list[Any]) -> bool:
         return self._degraded is not None or self._tail is None or self._tail.put(first, items)
 
+    def _put_event(self, seq: int, data: bytes) -> bool:
+        return self._degraded is not None or self._tail is None or self._tail.put_event(seq, data)
+
     def take(self, item: Run | Event) -> bool:
         """Take a run of entries or an event; with the hub's lock."""
-        if type(item) is tuple:
-            first, items = item
-            last = first + len(items) // ENTRY - 1
-            if not self.put(first, items):
-                return False
-            if last > self._taken:
-                self._runs.append(item)
-                self._size += len(items) // ENTRY
-                self._taken = last
-            return True
-        event: Any = item
-        if event.seq <= self._taken:
-            return True
-        if self._encoded is None or self._encoded[0] is not event:
-            self._encoded = (event, self._encode(event))
-        data = self._encoded[1]
-        safe = self._tail is None or self._degraded is not None or self._tail.put_event(event.seq, data)
-        if not safe:
-            return False
-        self._events.append((event.seq, data))
-        self._size += 1
-        self._taken = event.seq
-        self._encoded = None
-        return True
-
-    def _encode(self, event: Event) -> bytes:
-        resumed = self._hub._resumed_keys.get(event.key, True) if isinstance(event, InfoUpdated) else None
-        data, unstored = encode_event(event, resumed, self._registry)
-        if unstored and event.key not in self._unstored:
-            self._unstored.add(event.key)
-            logger.warning(
-                "%s: of %s %r only the repr is kept: %s cannot be stored; register its type, or convert it",
-                self.path, type(event).__name__, event.key, ", ".join(unstored),
-            )  # fmt: skip
-        return data
+        return self._taking.take(item)
 
     def make_room(self) -> bool:
         """Write what was taken to a segment, in the publisher's thread; False amid that very thing."""
@@ -340,41 +272,37 @@ class Journal(Tap):
             with bus.lock:
                 bus.number()
                 if bus.fill():
-                    self._gather()
+                    gathered = self._taking.gather(bus.seq)
                     self._swap()
                 else:
-                    self._write_now()
+                    gathered = self._write_past_tail()
                 if last:
                     bus.tap_with(None)
-                upto = self._gathered_seq
+            self._give(gathered)
             self._writer.write()
-            return upto
+            return gathered.upto
         finally:
             self._busy = False
 
-    def _write_now(self) -> None:
-        """Write past the tail, that has no room: nobody may go on before it is done. With the hub's lock."""
+    def _write_past_tail(self) -> Gathered:
+        """Write what the tail has no room for: nobody may go on before that is done. With the hub's lock."""
         self._degraded, before = "the tail has no room", self._degraded
         try:
             self._bus.fill()
-            self._gather()
+            self._give(self._taking.gather(self._bus.seq))
             self._writer.write()
         finally:
             self._degraded = before
         self._swap()
+        return self._taking.gather(self._bus.seq)
 
-    def _gather(self) -> None:
-        """Make frames of what was taken; with the hub's lock."""
-        runs, self._runs = self._runs, []
-        events, self._events = self._events, []
-        size, self._size = self._size, 0
-        self._gathered_seq = self._bus.seq
-        if not size:
-            return
-        if self._writer.waiting + size > self._backlog:
-            self._missed += size
-            return
-        self._writer.give(map(built, pieces(runs, events)))
+    def _give(self, gathered: Gathered) -> None:
+        """Have what was gathered written next, unless that is too much to hold."""
+        self._gathered_seq = gathered.upto
+        if self._writer.waiting + gathered.size > self._backlog:
+            self._missed += gathered.size
+        else:
+            self._writer.give([built(batch) for batch in gathered.batches()])
 
     def _swap(self) -> None:
         """Go on in the other half of the tail: what is in it is in a segment. With the hub's lock."""
@@ -392,7 +320,7 @@ class Journal(Tap):
         with self._io, self._bus.lock:
             self._bus.number()
             self._bus.fill()
-            self._gather()
+            self._give(self._taking.gather(self._bus.seq))
             self._writer.write()
             self._degraded = None
             self._swap()
@@ -446,5 +374,9 @@ class Journal(Tap):
                 self._degrade(error)
 
 
-def _nothing(first: int, items: list[Any]) -> bool:
+def _put_nothing(first: int, items: list[Any]) -> bool:
+    return True
+
+
+def _put_nothing_event(seq: int, data: bytes) -> bool:
     return True

@@ -52,7 +52,7 @@ SHIFT = 28
 ALIGN = 8
 
 
-class Record(IntEnum):
+class _Kind(IntEnum):
     """What a record holds."""
 
     SCALARS = 1
@@ -147,14 +147,14 @@ class Tail:
                 parts.append(_ENTRY[kind].pack(time, NO_STEP if step is None else step, value, count, number, kind))
             except struct.error:  # beyond 64 bits
                 return self._put_large(first, items)
-        if not self._write(Record.SCALARS, b"".join(parts)):
+        if not self._write(_Kind.SCALARS, b"".join(parts)):
             return False
         self.last_seq = first + len(items) // ENTRY - 1
         return True
 
     def _put_large(self, first: int, items: Sequence[Any]) -> bool:
         """Put entries some of whose numbers have more than 64 bits; as columns, in the way of segments."""
-        if not self._write(Record.EVENT, _SEQ.pack(first) + b"\1" + encode_batch(batch_of([(first, list(items))], []))):
+        if not self._write(_Kind.EVENT, _SEQ.pack(first) + b"\1" + encode_batch(batch_of([(first, list(items))], []))):
             return False
         self.last_seq = first + len(items) // ENTRY - 1
         return True
@@ -163,7 +163,7 @@ class Tail:
         """Give a cell a number in this half; None if there is no room."""
         number = len(self._ids)
         key = cell.key.encode("utf-8", "surrogatepass")
-        if not self._write(Record.KEY, _SEQ.pack(first) + _RECORD.pack(number, bool(cell.resumed)) + key):
+        if not self._write(_Kind.KEY, _SEQ.pack(first) + _RECORD.pack(number, bool(cell.resumed)) + key):
             return None
         self._ids[cell] = number
         return number
@@ -172,12 +172,12 @@ class Tail:
         """Put an encoded event; False, and nothing put, if there is no room in this half."""
         if seq <= self.last_seq:
             return True
-        if not self._write(Record.EVENT, _SEQ.pack(seq) + b"\0" + data):
+        if not self._write(_Kind.EVENT, _SEQ.pack(seq) + b"\0" + data):
             return False
         self.last_seq = seq
         return True
 
-    def _write(self, kind: Record, body: bytes) -> bool:
+    def _write(self, kind: _Kind, body: bytes) -> bool:
         size = 8 + len(body)
         start, end = self._position, self._position + size + -size % ALIGN
         if end > self._end or len(body) >= 1 << SHIFT:
@@ -197,7 +197,7 @@ class Tail:
         self._map.close()
 
 
-ONE_WORD = Record.SCALARS << SHIFT | (_ONE.size - _RECORD.size)
+ONE_WORD = _Kind.SCALARS << SHIFT | (_ONE.size - _RECORD.size)
 ONE_SIZE = _ONE.size
 pack_one = _ONE.pack_into
 
@@ -310,11 +310,11 @@ class TailReader:
         return word >> SHIFT, body, end + -end % ALIGN
 
     def _found(self, kind: int, seq: int, body: bytes, cells: dict[int, Cell]) -> _Found | None:
-        if kind == Record.KEY:
+        if kind == _Kind.KEY:
             number, resumed = _RECORD.unpack_from(body, 8)
             cells[number] = Cell(body[16:].decode("utf-8", "surrogatepass"), None, [], bool(resumed), False)
             return None
-        if kind == Record.EVENT:
+        if kind == _Kind.EVENT:
             if body[8:9] == b"\1":
                 batch = decode_batch(body[9:])
                 return _Found(seq, batch.seqs[1], [], None, batch)
