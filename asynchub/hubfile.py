@@ -8,6 +8,7 @@ import stat
 from os import PathLike
 from typing import Any
 
+from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.snapshot import MAGIC, read_snapshot, write_snapshot
@@ -22,12 +23,14 @@ def write_hub(path: str | PathLike[str], state: dict[str, Any], name: str, regis
     write_snapshot(path, functools.partial(packed, state, name), registry=registry)
 
 
-def read_hub(path: str | PathLike[str], limits: Limits | None, registry: Registry | None) -> dict[str, Any]:
-    """Return the state dict in a file; see ``MessageHub.load``."""
+def read_hub(
+    path: str | PathLike[str], limits: Limits | None, registry: Registry | None, on_unknown: OnUnknown = "raise"
+) -> dict[str, Any]:
+    """Return the state dict in a file; see ``MessageHub.load``, and ``codec.loads`` for ``on_unknown``."""
     if stat.S_ISREG(os.stat(path).st_mode):
         with open(path, "rb") as file:
             head = file.read(len(MAGIC))
         if head == MAGIC:
-            tree, columns = read_snapshot(path, limits=limits, registry=registry)
+            tree, columns = read_snapshot(path, limits=limits, registry=registry, on_unknown=on_unknown)
             return unpacked(tree, columns)
-    return unpacked(read_state(path, limits=limits, registry=registry))
+    return unpacked(read_state(path, limits=limits, registry=registry, on_unknown=on_unknown))

@@ -191,7 +191,10 @@ def unpacked(tree: Any, columns: Sequence[Array] | None = None) -> dict[str, Any
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise StateDictError(f"wanted the state of a hub, got {tree!r:.200}; was it written by hub.save()?")
     scalars: OrderedDict[str, HistoryBuffer] = OrderedDict()
-    for entry in tree.get("log_scalars", ()):
+    entries = tree.get("log_scalars", [])
+    if not isinstance(entries, list):
+        raise StateDictError(f"the scalars of a saved state are a list, got {entries!r:.200}")
+    for entry in entries:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             raise StateDictError(f"a scalar of a saved state must be [key, history], got {entry!r:.200}")
         history = HistoryBuffer()

@@ -27,7 +27,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from asynchub.codec.decoder import loads
+from asynchub.codec.decoder import OnUnknown, loads
 from asynchub.codec.encoder import dumps
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
@@ -124,13 +124,20 @@ def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, syn
         _flush_folder(target.parent)
 
 
-def read_state(path: str | PathLike[str], *, limits: Limits | None = None, registry: Registry | None = None) -> Any:
+def read_state(
+    path: str | PathLike[str],
+    *,
+    limits: Limits | None = None,
+    registry: Registry | None = None,
+    on_unknown: OnUnknown = "raise",
+) -> Any:
     """Return the tree that ``write_state`` wrote to a file.
 
     Args:
         path: the file.
         limits: what reading may cost; None for the defaults of ``Limits``.
         registry: the classes that may occur beyond the built-in ones.
+        on_unknown: what to do with a type that is not known here; see ``codec.loads``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -157,7 +164,7 @@ def read_state(path: str | PathLike[str], *, limits: Limits | None = None, regis
     if len(payload) != length or zlib.crc32(payload) != checksum:
         raise CorruptStateError(f"{os.fspath(path)}: the checksum of the data is wrong: the file is damaged")
     try:
-        return loads(payload, limits=limits, registry=registry)
+        return loads(payload, limits=limits, registry=registry, on_unknown=on_unknown)
     except UnknownTypeError as error:
         if minor > MINOR:
             error.add_note(f"{os.fspath(path)} is of format {MAJOR}.{minor}; this version reads {MAJOR}.{MINOR}")

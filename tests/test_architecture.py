@@ -30,6 +30,7 @@ ROWS = (
     ("past", "state", "live"),
     ("filing",),
     ("statefile", "intake"),
+    ("chunks",),
     ("snapshot",),
     ("hubfile",),
     ("bus",),

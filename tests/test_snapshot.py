@@ -35,6 +35,7 @@ from asynchub.errors import (
 )
 from asynchub.history import Records
 from asynchub.snapshot import CHUNK, HEAD_SIZE, MAGIC, TAIL_SIZE, read_snapshot, write_snapshot
+from tests.snapshot_files import sealed
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals")
 GOLDEN = Path(__file__).parent / "golden" / "hub-1.0.ahs"
@@ -208,16 +209,6 @@ def test_random_bursts_are_refused(path: Path, rng: np.random.Generator) -> None
                 read_snapshot(path)
 
 
-def sealed(chunks: bytes, manifest: bytes, *, major: int = 1, flags: int = 0, kind: int = 0, start: int = -1) -> bytes:
-    """Return a file of these parts, with right checksums."""
-    head = struct.pack("<8sHHIII16sQB11s", MAGIC, major, 0, flags, 0, 0, bytes(16), 1, kind, bytes(11))
-    head += struct.pack("<I", zlib.crc32(head))
-    begin = len(head) + len(chunks) if start < 0 else start
-    size = len(head) + len(chunks) + len(manifest) + TAIL_SIZE
-    tail = struct.pack("<QQQIII", begin, len(manifest), size, zlib.crc32(manifest), 0, 0)
-    return head + chunks + manifest + tail + struct.pack("<I", zlib.crc32(tail)) + MAGIC
-
-
 def test_mutants_with_right_checksums_raise_nothing_but_state_errors(path: Path, seed: int) -> None:
     generator = random.Random(seed)
     whole = small(path)
@@ -299,7 +290,7 @@ def test_limits_reach_the_reader(path: Path) -> None:
         read_snapshot(path, limits=Limits(elements=CHUNK))
 
 
-@pytest.mark.parametrize("changes", [{"major": 2}, {"flags": 1}, {"kind": 1}])
+@pytest.mark.parametrize("changes", [{"major": 2}, {"flags": 2}, {"kind": 1}])
 def test_a_file_of_a_newer_version_is_refused_as_such(path: Path, changes: dict[str, int]) -> None:
     path.write_bytes(sealed(b"", chunked(), **changes))
     with pytest.raises(UnknownTypeError, match=r"state\.ahs: written by a newer version of asynchub"):
@@ -323,7 +314,8 @@ from asynchub.snapshot import read_snapshot, write_snapshot
 path = sys.argv[1]
 
 def save(n):
-    write_snapshot(path, lambda put: {"n": n, "column": put(np.full(150_000, n) + np.arange(150_000) / 7)})
+    column = np.full(150_000, n) + np.arange(150_000) / 7
+    write_snapshot(path, lambda put: {"n": n, "column": put(column), "array": np.full(70_000, n)})
 
 def until(at):
     calls = [0]
@@ -349,6 +341,7 @@ while True:
     status = os.waitpid(pid, 0)[1]
     tree, (column,) = read_snapshot(path)
     assert (column == tree["n"] + np.arange(150_000) / 7).all(), at
+    assert tree["array"].tolist() == [tree["n"]] * 70_000, at
     if status == 0:
         assert tree["n"] == at
         break
@@ -426,6 +419,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "a name": lambda tree: tree["log_scalars"][0][1].update(values="values"),
     "columns of other lengths": lambda tree: tree["log_scalars"][0][1].update(values=len(tree["log_scalars"]) * 5 - 1),
     "nothing": lambda tree: tree.clear(),
+    "scalars that are a number": lambda tree: tree.update(log_scalars=7),
+    "scalars that are nothing": lambda tree: tree.update(log_scalars=None),
 }
 
 
