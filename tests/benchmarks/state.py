@@ -2,7 +2,9 @@
 
 Prints ms of wall time and MB on disk for ten histories of 1e5 values (and of 1e6, without ``--quick``): ``state_dict``,
 ``save`` with its fsync, and ``load``. Beside them mmengine's ``state_dict``, with ``torch.save``, ``torch.load`` and
-``pickle``, which neither fsync nor replace the file atomically. Not shown: a slow or remote disk.
+``pickle``, which neither fsync nor replace the file atomically. Then the same for a runtime info that is one array of
+160 MB (8 MB with ``--quick``), beside NumPy's ``savez``, too, and as a ratio to our functions under ``save`` and
+``load``, without their copy of the state and without fsync. Not shown: a slow or remote disk.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from mmengine.logging import HistoryBuffer as TheirBuffer
 from mmengine.logging import MessageHub as TheirHub
 
 from asynchub import MessageHub
+from asynchub.snapshot import read_snapshot, write_snapshot
 from tests.benchmarks.common import figures, header, interleave, quick, table
 
 HISTORIES = 10
@@ -85,6 +88,40 @@ FILES = {
 }
 
 
+def of_an_array(folder: Path, size: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """Return what saves an array of that many bytes, and what loads it."""
+    array = np.random.default_rng(0).normal(size=size // 8)
+    hub, tensor = MessageHub("hub"), torch.from_numpy(array)
+    hub.update_info("weights", array)
+    paths = {name: folder / name for name in ("hub", "snapshot", "torch", "numpy.npz", "pickle")}
+
+    def pickled() -> None:
+        with paths["pickle"].open("wb") as file:
+            pickle.dump(array, file, protocol=5)
+
+    def unpickled() -> Any:
+        with paths["pickle"].open("rb") as file:
+            return pickle.load(file)
+
+    def loaded() -> Any:
+        with np.load(paths["numpy.npz"]) as arrays:
+            return arrays["weights"]
+
+    return {
+        "write_snapshot(sync=False), read_snapshot()": (
+            lambda: write_snapshot(paths["snapshot"], lambda put: array, sync=False),
+            lambda: read_snapshot(paths["snapshot"]),
+        ),
+        "save(), load()": (lambda: hub.save(paths["hub"]), lambda: MessageHub("loaded").load(paths["hub"])),
+        "torch.save, torch.load": (
+            lambda: torch.save({"weights": tensor}, paths["torch"]),
+            lambda: torch.load(paths["torch"]),
+        ),
+        "numpy.savez, numpy.load": (lambda: np.savez(paths["numpy.npz"], weights=array), loaded),
+        "pickle.dump, pickle.load": (pickled, unpickled),
+    }
+
+
 def main(rough: bool) -> None:
     for length in (100_000,) if rough else (100_000, 1_000_000):
         with tempfile.TemporaryDirectory() as name:
@@ -98,6 +135,20 @@ def main(rough: bool) -> None:
                 size = f"{(folder / FILES[name]).stat().st_size / 1e6:.1f}" if name in FILES else ""
                 rows[name] = [f"{figures(sample).median:,.2f}", f"{max(sample):,.2f}", size]
             table(f"{HISTORIES} histories of {length:.0e} values", ["ms, median", "ms, worst", "MB"], rows)
+    size = 8_000_000 if rough else 160_000_000
+    with tempfile.TemporaryDirectory() as name:
+        pairs = of_an_array(Path(name), size)
+        saves, loads = (
+            interleave({name: timed(pair[at]) for name, pair in pairs.items()}, 2 if rough else 7) for at in (0, 1)
+        )
+    medians = {name: [figures(sample[name]).median for sample in (saves, loads)] for name in pairs}
+    first = next(iter(medians.values()))
+    rows = {name: [f"{ms:,.1f}" for ms in both] for name, both in medians.items()}
+    for name, both in medians.items():
+        rows[name] += [f"{ms / ours:.2f}" for ms, ours in zip(both, first, strict=True)]
+    table(
+        f"an array of {size / 1e6:.0f} MB", ["save, ms, median", "load, ms, median", "save, ratio", "load, ratio"], rows
+    )
 
 
 if __name__ == "__main__":
