@@ -192,6 +192,24 @@ def test_bytes_without_a_file_hold_their_arrays() -> None:
         loads(data)
 
 
+def test_blobs_may_stand_anywhere() -> None:
+    shelf: list[bytes] = []
+
+    def put(data: bytes | memoryview) -> int:
+        shelf.append(bytes(data))
+        return len(shelf) - 1
+
+    def shelved(outermost: Any) -> Callable[[int, int], Any]:
+        assert sorted(outermost) == ["arrays", "name"]
+        assert outermost["name"] == "run"
+        return lambda number, size: np.frombuffer(shelf[number], "u1").copy()
+
+    tree = {"name": "run", "arrays": [BULKY[kind] for kind in ("array >f4", "array bfloat16", "tensor with grad")]}
+    data = dumps(tree, put_blob=put)
+    assert len(data) < 300
+    assert difference(loads(data, blobs=shelved), tree) == ""
+
+
 def test_what_stores_a_blob_may_fail() -> None:
     def full(data: object) -> int:
         raise OSError(28, "No space left on device")
