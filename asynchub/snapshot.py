@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from asynchub.columns import CONSTANT, NUMBERS, PROGRESSION, Array, decode_colum
 from asynchub.errors import CorruptStateError, LimitExceededError, StateError, UnknownTypeError
 from asynchub.statefile import replace_file, write_all
 
-__all__ = ("MAGIC", "Put", "read_snapshot", "write_snapshot")
+__all__ = ("MAGIC", "Put", "SnapshotHead", "read_head", "read_snapshot", "read_whole", "write_snapshot")
 
 Put = Callable[[Array], int]
 """Writes a column of shape ``(n,)``; returns its number."""
@@ -52,8 +52,28 @@ HEAD_SIZE = _HEAD.size + _CHECKSUM.size
 TAIL_SIZE = _TAIL.size + _CHECKSUM.size + len(MAGIC)
 
 
+class SnapshotHead(NamedTuple):
+    """What a file says about itself.
+
+    Attributes:
+        run_id: identity of the run, 32 hexadecimal digits; empty for none.
+        seq: ``seq`` of the newest event that it holds; None if its writer did not say.
+        written: when it was written, in nanoseconds since the epoch.
+    """
+
+    run_id: str
+    seq: int | None
+    written: int
+
+
 def write_snapshot(
-    path: str | PathLike[str], tree: Callable[[Put], Any], *, registry: Registry | None = None, sync: bool = True
+    path: str | PathLike[str],
+    tree: Callable[[Put], Any],
+    *,
+    registry: Registry | None = None,
+    sync: bool = True,
+    run_id: str = "",
+    seq: int | None = None,
 ) -> None:
     """Write a file, atomically. Blocks until the disk has it.
 
@@ -63,6 +83,8 @@ def write_snapshot(
             numbers wherever it likes.
         registry: the classes that may occur in the tree beyond the built-in ones.
         sync: whether to wait until the data has reached the device.
+        run_id: identity of the run, 32 hexadecimal digits; empty for none.
+        seq: ``seq`` of the newest event that the tree holds; None if it is not of a hub.
 
     Raises:
         UnsupportedTypesError: values of the tree cannot be stored; each is named.
@@ -72,7 +94,8 @@ def write_snapshot(
     """
 
     def write(descriptor: int) -> None:
-        head = _HEAD.pack(MAGIC, MAJOR, MINOR, 0, 0, 0, bytes(16), time.time_ns(), CRC32, bytes(11))
+        run = bytes.fromhex(run_id) if run_id else bytes(16)
+        head = _HEAD.pack(MAGIC, MAJOR, MINOR, 0, 0, 0, run, time.time_ns(), CRC32, bytes(11))
         write_all(descriptor, head + _CHECKSUM.pack(zlib.crc32(head)))
         end = HEAD_SIZE
         columns: list[list[Any]] = []
@@ -89,7 +112,8 @@ def write_snapshot(
             columns.append([column.dtype.str, len(column), chunks])
             return len(columns) - 1
 
-        manifest = dumps({"tree": tree(put), "columns": columns}, registry=registry)
+        about = {} if seq is None else {"seq": seq}
+        manifest = dumps({**about, "tree": tree(put), "columns": columns}, registry=registry)
         write_all(descriptor, manifest)
         size = end + len(manifest) + TAIL_SIZE
         tail = _TAIL.pack(end, len(manifest), size, zlib.crc32(manifest), 0, 0)
@@ -114,23 +138,57 @@ def read_snapshot(
         UnknownTypeError: a newer version wrote it, or it holds a type that is not known here.
         LimitExceededError: it asks for more than the limits allow.
     """
+    return read_whole(path, limits=limits, registry=registry)[1:]
+
+
+def read_whole(
+    path: str | PathLike[str], *, limits: Limits | None = None, registry: Registry | None = None
+) -> tuple[SnapshotHead, Any, list[Array]]:
+    """Return what a file says about itself, its tree and its columns; see ``read_snapshot``."""
     limits = limits or Limits()
+    with _opened(path) as file:
+        head, document, columns = _read_manifest(file, limits, registry, "raise")
+        return head, document["tree"], _read_columns(file, columns)
+
+
+def read_head(path: str | PathLike[str], *, limits: Limits | None = None) -> SnapshotHead:
+    """Return what a file says about itself. Checks head, manifest and tail; leaves the columns alone.
+
+    Raises:
+        StateError: as ``read_snapshot``, but not for a type that is not known here.
+        FileNotFoundError: there is none.
+    """
+    with _opened(path) as file:
+        return _read_manifest(file, limits or Limits(), None, "keep")[0]
+
+
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[BinaryIO]:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise CorruptStateError(f"{os.fspath(path)}: wanted a snapshot, got something that is no file")
     with _named(path), open(path, "rb") as file:
-        _check_head(file.read(HEAD_SIZE))
-        start, length, checksum = _read_tail(file)
-        if length > limits.size:
-            raise LimitExceededError(f"the manifest has {length} bytes, at most {limits.size} are allowed")
-        file.seek(start)
-        manifest = file.read(length)
-        if zlib.crc32(manifest) != checksum:
-            raise CorruptStateError("the checksum of the manifest is wrong: the file is damaged")
-        document = loads(manifest, limits=limits, registry=registry)
-        if type(document) is not dict or not {"tree", "columns"} <= document.keys():
-            raise CorruptStateError(f"a manifest has a tree and columns, got {document!r:.80}")
-        columns = _checked_columns(document["columns"], start, limits)
-        return document["tree"], _read_columns(file, columns)
+        yield file
+
+
+def _read_manifest(
+    file: BinaryIO, limits: Limits, registry: Registry | None, on_unknown: Literal["raise", "keep"]
+) -> tuple[SnapshotHead, dict[str, Any], list[tuple[str, int, list[list[int]]]]]:
+    """Return what a file says about itself, its manifest and the checked columns in that."""
+    run_id, written = _checked_head(file.read(HEAD_SIZE))
+    start, length, checksum = _read_tail(file)
+    if length > limits.size:
+        raise LimitExceededError(f"the manifest has {length} bytes, at most {limits.size} are allowed")
+    file.seek(start)
+    manifest = file.read(length)
+    if zlib.crc32(manifest) != checksum:
+        raise CorruptStateError("the checksum of the manifest is wrong: the file is damaged")
+    document = loads(manifest, limits=limits, registry=registry, on_unknown=on_unknown)
+    if type(document) is not dict or not {"tree", "columns"} <= document.keys():
+        raise CorruptStateError(f"a manifest has a tree and columns, got {document!r:.80}")
+    seq = document.get("seq")
+    if seq is not None and type(seq) is not int:
+        raise CorruptStateError(f"the seq of a manifest is an int, got {seq!r:.80}")
+    return SnapshotHead(run_id, seq, written), document, _checked_columns(document["columns"], start, limits)
 
 
 @contextmanager
@@ -144,14 +202,15 @@ def _named(path: str | PathLike[str]) -> Iterator[None]:
         raise
 
 
-def _check_head(head: bytes) -> None:
+def _checked_head(head: bytes) -> tuple[str, int]:
+    """Return the identity of the run, and when the file was written."""
     if head[: len(MAGIC)] != MAGIC:
         raise CorruptStateError(f"wanted a snapshot of asynchub, which begins with {MAGIC!r}; got {head[:8]!r}")
     if len(head) < HEAD_SIZE:
         raise CorruptStateError(f"{len(head)} bytes are not even a head: the file is truncated")
     if zlib.crc32(head[: _HEAD.size]) != _CHECKSUM.unpack_from(head, _HEAD.size)[0]:
         raise CorruptStateError("the checksum of the head is wrong: the file is damaged")
-    _, major, minor, incompatible, _, _, _, _, checksum, _ = _HEAD.unpack_from(head)
+    _, major, minor, incompatible, _, _, run, written, checksum, _ = _HEAD.unpack_from(head)
     if major > MAJOR or incompatible or checksum != CRC32:
         raise UnknownTypeError(
             f"written by a newer version of asynchub, in format {major}.{minor} with flags {incompatible:#x} and "
@@ -159,6 +218,7 @@ def _check_head(head: bytes) -> None:
         )
     if major < MAJOR:
         raise CorruptStateError(f"there is no format {major}.{minor}")
+    return run.hex() if any(run) else "", written
 
 
 def _read_tail(file: BinaryIO) -> tuple[int, int, int]:
