@@ -9,10 +9,11 @@ Threads: any thread may save; it waits for observers, so none of them may, excep
 
 from __future__ import annotations
 
-import itertools
+import functools
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -42,7 +43,6 @@ logger = logging.getLogger("asynchub")
 class _Cut:
     """A hub at one moment: histories frozen, and its subscribers' states as soon as ``ready`` is set."""
 
-    number: int
     seq: int
     state: dict[str, Any]
     extra: dict[str, Any]
@@ -66,7 +66,6 @@ class Resuming(Feed):
         super()._begin(latency, capacity)
         self._stop: StopRequested | None = None
         self._run_id = ""
-        self._cuts = itertools.count()
         self._saver = Saver(self.instance_name, self.publish, self._refuse_waiting)
 
     @property
@@ -78,7 +77,8 @@ class Resuming(Feed):
 
     # --- the cut
 
-    def _cut(self) -> _Cut:
+    def _cut(self, begin: Callable[[], None] | None = None) -> _Cut:
+        """Freeze the state; call ``begin``, if it is given, while all is still."""
         found: dict[str, Any] = {}
 
         def freeze() -> None:
@@ -91,7 +91,9 @@ class Resuming(Feed):
                 extra["stop"] = {"reason": self._stop.reason, "author": self._stop.author, "step": self._stop.step}
             if self._run_id:
                 extra["run_id"] = self._run_id
-            found.update(number=next(self._cuts), seq=self._bus.seq, state=state, extra=extra)
+            found.update(seq=self._bus.seq, state=state, extra=extra)
+            if begin is not None:
+                begin()
 
         latch, subscribers = self._attachments.capture(freeze)
         self._bus.hurry()
@@ -282,14 +284,17 @@ class Resuming(Feed):
         return self._saver.enqueue(save)
 
     def _begin_save(self, target: Target, registry: Registry | None) -> Save:
-        run_id = self.run_id
-        cut = self._cut()
+        run_id, save = self.run_id, Save(target)
+        try:
+            cut = self._cut(functools.partial(self._saver.begin, save))
+        except BaseException:
+            self._saver.end(save)
+            raise
 
         def write() -> None:
             write_hub(target, cut.whole(), self.instance_name, registry, run_id, cut.seq)
 
-        save = Save(target, cut.seq, cut.number, cut.ready, write)
-        self._saver.begin(save)
+        save.seq, save.ready, save.write = cut.seq, cut.ready, write
         return save
 
     def _say_untold(self, written: Path) -> None:

@@ -32,45 +32,36 @@ EXIT_TIMEOUT = 30.0
 class Save:
     """A state on its way to a file.
 
-    Args:
+    Attributes:
         target: where it goes.
-        seq: of the newest event that it holds.
         number: grows from cut to cut.
+        seq: of the newest event that it holds.
         ready: set when it is whole.
         write: writes it; called once it is whole, by one thread.
+        deadline: when it has to be whole; None for never.
+        late: says who keeps it from that.
+        handles: of those who asked for it.
+        instead: a newer one of the same target that was written, or will be; else None.
+        error: what it failed with.
+        done: whether it was written, or has failed.
     """
 
-    def __init__(self, target: Target, seq: int, number: int, ready: Latch, write: Callable[[], None]) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
-        self.seq = seq
-        self.number = number
-        self.ready = ready
-        self.write = write
-        self.deadline: float | None = None  # for becoming whole
-        self.late: Callable[[], str] = str  # says who kept it from that
+        self.number = self.seq = -1
+        self.ready = Latch()
+        self.write: Callable[[], object] = _nothing
+        self.deadline: float | None = None
+        self.late: Callable[[], str] = str
         self.handles: list[PendingSave] = []
-        self.instead: Save | None = None  # a newer one of the same target that was written, or will be
+        self.instead: Save | None = None
         self.error: BaseException | None = None
+        self.done = False
 
     @property
     def path(self) -> Path:
         """The file it goes to."""
         return self.target.file(self.seq)
-
-    def give_way(self, newer: Save) -> None:
-        """Be done when ``newer`` is."""
-        self.instead = newer
-        for handle in self.handles:
-            handle._save = newer
-        newer.handles += self.handles
-        self.handles = []
-        self.ready.set()  # nobody need wait for it to become whole
-
-    def finish(self) -> None:
-        """Tell everybody that it was written, or has failed, and let go of the state."""
-        self.write = _nothing
-        for handle in self.handles:
-            handle._finished.set()
 
 
 def _nothing() -> None: ...
@@ -159,6 +150,7 @@ class Saver:
         self._publish = publish
         self._refuse = refuse
         self._under_way: list[Save] = []
+        self._count = 0
         self._begin()
         _SAVERS.add(self)
 
@@ -183,8 +175,10 @@ class Saver:
     # --- asking for it
 
     def begin(self, save: Save) -> None:
-        """Take note of a save, so that no older state is written over it; it ends in ``write`` or ``end``."""
+        """Number a save, at its cut, so that no older state is written over it; it ends in ``write`` or ``end``."""
         with self._lock:
+            self._count += 1
+            save.number = self._count
             self._under_way.append(save)
 
     def end(self, save: Save) -> None:
@@ -199,20 +193,47 @@ class Saver:
         if previous is not None:
             logger.warning("nobody had been told yet that saving %s failed: %s", previous.path, previous.error)
         handle = PendingSave(save, self, None if previous is None else previous.error)
-        save.handles.append(handle)
         with self._lock:
-            places = [place for place, one in enumerate(self._waiting) if one.target == save.target]
-            if places:
-                older, self._waiting[places[0]] = self._waiting[places[0]], save
-                self._give_way(older, save)
-            else:
-                self._waiting.append(save)
+            save.handles.append(handle)
+            for other in self._waiting[:]:
+                if other.target == save.target:
+                    self._give_way(*((other, save) if other.number < save.number else (save, other)))
+            if save.instead is not None:  # a newer state was faster
+                self._give_way(save, save.instead)
+                return handle
+            self._waiting.append(save)
             start = self._thread is None
             if start:
                 self._thread = threading.Thread(target=self._run, name=f"asynchub saves {self._name}", daemon=True)
         if start:
             self._start()
         return handle
+
+    def _give_way(self, older: Save, newer: Save) -> None:
+        """Have ``older`` done when ``newer`` is; call with the lock held."""
+        while newer.instead is not None:
+            newer = newer.instead
+        older.instead = newer
+        for handle in older.handles:
+            handle._save = newer
+        newer.handles += older.handles
+        older.handles = []
+        older.ready.set()  # nobody need wait for it to become whole
+        older.write = _nothing
+        for saves in (self._under_way, self._waiting):
+            if older in saves:
+                saves.remove(older)
+        if newer.done:
+            self._finish(newer)
+
+    def _finish(self, save: Save) -> None:
+        """Tell everybody that a save was written, or has failed, and let go of the state."""
+        with self._lock:
+            save.done = True
+            save.write = _nothing
+            self.end(save)
+            for handle in save.handles:
+                handle._finished.set()
 
     def _start(self) -> None:
         thread = self._thread
@@ -221,9 +242,10 @@ class Saver:
                 thread.start()
         except RuntimeError as error:  # there are too many, or the interpreter is ending
             with self._lock:
-                left, self._waiting, self._thread = self._waiting, [], None
+                left, self._waiting = self._waiting, []
             for save in left:
                 self._fail(save, error)
+            self._end_thread()
 
     def idle(self) -> Latch:
         """Return a latch that is set when nothing is left to write in the background."""
@@ -247,18 +269,25 @@ class Saver:
     # --- writing
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    idle, self._idle, self._thread = self._idle, [], None
-                    break
-                save = self._waiting.pop(0)
+        while (save := self._next()) is not None:
             try:
                 if not save.ready.wait(seconds_until(save.deadline)):
                     raise WaitTimeoutError(save.late())
                 self.write(save)
             except Exception as error:  # training goes on; whoever waits is to have it
                 self._fail(save, error)
+
+    def _next(self) -> Save | None:
+        """Return what the thread is to write next, or None when it is to end."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.pop(0)
+            self._end_thread()
+            return None
+
+    def _end_thread(self) -> None:
+        with self._lock:
+            idle, self._idle, self._thread = self._idle, [], None
         for latch in idle:
             latch.set()
 
@@ -280,23 +309,16 @@ class Saver:
         finally:
             self.end(save)
         self._say(StateSaved(path=str(save.path), saved_seq=save.seq))
-        save.finish()
+        self._finish(save)
         return save.path
-
-    def _give_way(self, older: Save, newer: Save) -> None:
-        older.give_way(newer)
-        self.end(older)
-        if older in self._waiting:
-            self._waiting.remove(older)
 
     def _fail(self, save: Save, error: Exception) -> None:
         save.error = error
         logger.error("saving %s failed; the old file, if there is one, is untouched", save.path, exc_info=error)
         self._say(SaveFailed(path=str(save.path), error=f"{type(error).__name__}: {error}"))
-        self.end(save)
         with self._lock:
             self._untold = save
-        save.finish()
+            self._finish(save)
 
     def _say(self, event: Event) -> None:
         try:
