@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from asynchub.errors import ArgumentError, CorruptStateError, StateDictError
+from asynchub.statefile import remove_orphans
 
 __all__ = ("Target", "keep_newest", "list_generations", "newest_valid")
 
 logger = logging.getLogger("asynchub")
 T = TypeVar("T")
 _NAME = re.compile(r"[0-9]{20}\.ahs")
+_TEMPORARY = rf"\.{_NAME.pattern}\."
 _ASIDE = ".aside"
 """Ends the name of a file that is no generation any more."""
 DAMAGE = (CorruptStateError, StateDictError, OSError)
@@ -106,13 +108,15 @@ def keep_newest(written: Path, keep: int, check: Callable[[Path], object]) -> No
     """Remove the generations beside the one that was just ``written`` and is durable, but for the newest valid ones.
 
     Those of a higher ``seq`` are of a run that this one does not go on from, and would be found in its place: they get
-    a name that is not a generation's. What cannot be removed or renamed is said through ``logging``.
+    a name that is not a generation's. What killed processes left amid writing one is removed, too. What cannot be
+    removed or renamed is said through ``logging``.
 
     Args:
         written: the generation.
         keep: how many valid ones stay, that one included.
         check: raises if one is damaged.
     """
+    remove_orphans(written.parent, _TEMPORARY)
     valid = 1
     for path in list_generations(written.parent):
         try:

@@ -181,6 +181,23 @@ def test_what_cannot_be_removed_is_said(
     assert "not yours" in caplog.text
 
 
+def test_what_a_killed_process_left_amid_writing_a_generation_is_removed(tmp_path: Path) -> None:
+    orphan, fresh, foreign = (
+        tmp_path / name
+        for name in (
+            f".{named(3)}.4711-{'a' * 16}.tmp",
+            f".{named(4)}.4711-{'b' * 16}.tmp",
+            f".notes.4711-{'c' * 16}.tmp",
+        )
+    )
+    for path in (orphan, fresh, foreign):
+        path.touch()
+    for path in (orphan, foreign):
+        os.utime(path, (0, 0))
+    grown(MessageHub("hub"), 5).save(tmp_path)
+    assert names(tmp_path) == sorted([named(5), fresh.name, foreign.name])
+
+
 def test_two_spellings_of_a_place_are_one_target(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     spellings = (tmp_path, f"{tmp_path}/", tmp_path / "link")
