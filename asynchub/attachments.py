@@ -279,7 +279,8 @@ class Attachments:
                 try:
                     if attachment.subscription is not subscription:
                         raise StateError(f"{name!r} got a loaded state before its own was taken; save again")
-                    saved = {**copied({"state": subscriber.state_dict()}), "seq": subscription.last_seq}
+                    state = copied({name: subscriber.state_dict()})[name]
+                    saved = {"state": state, "seq": subscription.last_seq}
                     if terms is not None and isinstance(terms.every, Every):
                         saved["every"] = terms.every.state_dict()
                     states[name] = saved

@@ -145,18 +145,20 @@ class Lifetime:
             SubscribersFailedError: subscribers with ``on_error="raise"`` failed.
             LifecycleError: a subscriber ignored its cancellation.
         """
-        if self._unnest():
+        if self._depth > 1:
+            self._unnest()
+        else:
             self.close(failing)
 
     def close(self, failing: bool = False) -> None:
         """Close the log and end every subscriber, however deeply it is entered; see ``leave``."""
-        self._depth = 0
         try:
             self._saves().wait(self._drain_timeout)  # while those whose state they hold still run
         finally:
             self._end(failing)
 
     def _end(self, failing: bool) -> None:
+        self._depth = 0
         errors = _Errors(failing)
         attachments = self._attachments
         attachments.leave()
@@ -199,9 +201,8 @@ class Lifetime:
 
     async def aleave(self, failing: bool) -> None:
         """Leave it; see ``leave``."""
-        if not self._is_owner() or not self._unnest():
+        if not self._is_owner() or (self._depth > 1 and not self._unnest()):
             return
-        self._task = None
         try:
             with CancelScope(shield=True):
                 await self._saves().waited(self._drain_timeout)
@@ -209,6 +210,8 @@ class Lifetime:
             await self._aend(failing)
 
     async def _aend(self, failing: bool) -> None:
+        self._unnest()
+        self._task = None
         errors = _Errors(failing)
         attachments = self._attachments
         attachments.leave()

@@ -96,13 +96,15 @@ class Resuming(Feed):
                 begin()
 
         latch, subscribers = self._attachments.capture(freeze)
-        self._bus.hurry()
+        if not latch.wait(0):
+            self._bus.hurry()
         return _Cut(**found, subscribers=subscribers, ready=latch)
 
     def _catching_up(self) -> Latch:
         """Return a latch that is set when those whose state is saved have handled all that was published so far."""
         latch = handled(self._attachments.awaited)
-        self._bus.hurry()
+        if not latch.wait(0):
+            self._bus.hurry()
         return latch
 
     def _wait_here(self, latch: Latch, deadline: float | None) -> None:
