@@ -12,7 +12,8 @@ import anyio
 import pytest
 from anyio import fail_after
 
-from asynchub import EventsDropped, MessageHub, Subscription
+from asynchub import EventsDropped, JsonlLogger, MessageHub, ScalarUpdated, Subscription
+from asynchub.subscribers.jsonl import read_jsonl
 
 
 class Noting:
@@ -195,6 +196,26 @@ def test_a_state_is_that_of_the_cut_while_a_thread_appends_and_changes_infos() -
             assert infos.get("other", {"n": -1})["n"] == infos["list"][0]
             assert infos["list"][0] in (b.values[-1] // 7 * 7, b.values[-1] // 7 * 7 - 7)
             assert max(b.seqs[-1], *(stamp[0] for stamp in hub._info_stamps.values())) >= b.seqs[-1]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_log_that_is_cut_back_to_a_state_gets_every_event_once(tmp_path: Path, number: int) -> None:
+    hub = MessageHub("hub", latency=0.0005)
+    hub.attach(JsonlLogger(tmp_path / "log"), max_lag=1 << 20)
+    with hub, flooded(lambda number: hub.update_scalar("loss", float(number)), most=60_000):
+        for _ in range(1 + number):
+            pending = hub.async_save(tmp_path / "state")
+            pending.wait(30)
+    resumed = MessageHub("resumed")
+    resumed.load(tmp_path / "state")
+    resumed.attach(JsonlLogger(tmp_path / "log"), name="JsonlLogger")
+    saved = resumed.get_scalar("loss").data[0].tolist()
+    with resumed:
+        for value in range(5):
+            resumed.update_scalar("loss", float(value))
+    logged = [event for event in read_jsonl(tmp_path / "log") if isinstance(event, ScalarUpdated)]
+    assert [event.value for event in logged] == [*saved, *map(float, range(5))]
+    assert [event.seq for event in logged] == sorted({event.seq for event in logged})
 
 
 def test_a_load_amid_a_save_does_not_save_what_was_loaded(tmp_path: Path) -> None:
