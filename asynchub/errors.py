@@ -36,7 +36,8 @@
         ├── UnsupportedTypesError  all values of a tree that cannot be stored (an ``ExceptionGroup``)
         ├── UnknownTypeError       stored data has a type this reader does not know
         ├── LimitExceededError     stored data asks for more than the limits allow
-        └── CorruptStateError      stored data is damaged, truncated or foreign
+        ├── CorruptStateError      stored data is damaged, truncated or foreign
+        └── SaveFailedError        an earlier save in the background failed
 
 Each also derives from the built-in error that callers of mmengine catch today.
 """
@@ -68,6 +69,7 @@ __all__ = (
     "NotAScalarError",
     "PatternError",
     "ResumedFlagError",
+    "SaveFailedError",
     "ScheduleError",
     "StateDictError",
     "StateError",
@@ -328,3 +330,22 @@ class LimitExceededError(StateError, ValueError):
 
 class CorruptStateError(StateError, ValueError):
     """Stored data is damaged, truncated or foreign."""
+
+
+class SaveFailedError(StateError, OSError):
+    """An earlier save in the background failed, and nobody had been told; the save that raises this was written.
+
+    An ``OSError``, as what callers catch around a save that the disk may refuse.
+
+    Attributes:
+        path: the file that was written now.
+        failed_path: the file that was not written before.
+    """
+
+    def __init__(self, path: object, failed_path: object, error: BaseException) -> None:
+        super().__init__(
+            f"the state was written to {path}, but an earlier save in the background, to {failed_path}, had failed: "
+            f"{type(error).__name__}: {error}; call wait() on what async_save returns to hear of it at once"
+        )
+        self.path = path
+        self.failed_path = failed_path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from asynchub.attachments import Attachments
-from asynchub.channels import Overflow, Selection
+from asynchub.channels import Overflow, Selection, SubscriptionStatistics
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
@@ -17,7 +17,7 @@ from asynchub.loops import in_event_loop
 from asynchub.past import past_events
 from asynchub.record import Record
 from asynchub.runner import Attachment, OnError, Subscriber
-from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.subscription import Subscription
 from asynchub.terms import EventFunction, Replay, Terms
 from asynchub.watch import Watch, first_event
 

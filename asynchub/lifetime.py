@@ -4,9 +4,10 @@
 running loop. Entering again where it was entered nests; only the outermost leaving closes. A hub can be entered again
 after it was left.
 
-Leaving closes every subscription, lets readers handle what is there (at most ``drain_timeout`` seconds), runs their
-``finally``, and returns. At interpreter exit, hubs still entered are left. A forked child keeps its copy of the record
-and none of the readers: it may go on recording, starts no thread, and says so once.
+Leaving waits for saves in the background, closes every subscription, lets readers handle what is there (each at most
+``drain_timeout`` seconds), runs their ``finally``, and returns. At interpreter exit, hubs still entered are left. A
+forked child keeps its copy of the record and none of the readers: it may go on recording, starts no thread, and says so
+once.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from anyio import get_current_task
+from anyio import CancelScope, get_current_task
 from anyio.lowlevel import current_token
 
 from asynchub.attachments import Attachments
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError, LifecycleError
+from asynchub.loops import Latch
 from asynchub.runner import Runner
 
 __all__ = ("Lifetime",)
@@ -39,6 +41,7 @@ class Lifetime:
         name: of the hub.
         attachments: who runs while it is entered.
         settle_point: where its control subscribers run.
+        saves: returns a latch that is set when no save is under way in the background.
         close_log: closes what else reads.
         forget: called in a forked child.
         backend: of the loop in a thread: ``"asyncio"`` or ``"trio"``.
@@ -53,6 +56,7 @@ class Lifetime:
         name: str,
         attachments: Attachments,
         settle_point: SettlePoint,
+        saves: Callable[[], Latch],
         close_log: Callable[[], None],
         forget: Callable[[], None],
         backend: str,
@@ -65,6 +69,7 @@ class Lifetime:
         self._name = name
         self._attachments = attachments
         self._settle_point = settle_point
+        self._saves = saves
         self._close_log = close_log
         self._forget = forget
         self._backend = backend
@@ -140,11 +145,19 @@ class Lifetime:
             SubscribersFailedError: subscribers with ``on_error="raise"`` failed.
             LifecycleError: a subscriber ignored its cancellation.
         """
-        if self._unnest():
+        if self._depth > 1:
+            self._unnest()
+        else:
             self.close(failing)
 
     def close(self, failing: bool = False) -> None:
         """Close the log and end every subscriber, however deeply it is entered; see ``leave``."""
+        try:
+            self._saves().wait(self._drain_timeout)  # while those whose state they hold still run
+        finally:
+            self._end(failing)
+
+    def _end(self, failing: bool) -> None:
         self._depth = 0
         errors = _Errors(failing)
         attachments = self._attachments
@@ -161,7 +174,12 @@ class Lifetime:
                 attachments.runner = runner  # on the program's loop, which ends it when it leaves
         with errors:
             attachments.raise_failures()
+        self._say_unsaved(self._saves().wait(self._drain_timeout))
         errors.raise_first()
+
+    def _say_unsaved(self, saved: bool) -> None:
+        if not saved:
+            logger.error("hub %r was left, and a save is still under way after %s s", self._name, self._drain_timeout)
 
     # --- async with
 
@@ -183,8 +201,16 @@ class Lifetime:
 
     async def aleave(self, failing: bool) -> None:
         """Leave it; see ``leave``."""
-        if not self._is_owner() or not self._unnest():
+        if not self._is_owner() or (self._depth > 1 and not self._unnest()):
             return
+        try:
+            with CancelScope(shield=True):
+                await self._saves().waited(self._drain_timeout)
+        finally:
+            await self._aend(failing)
+
+    async def _aend(self, failing: bool) -> None:
+        self._unnest()
         self._task = None
         errors = _Errors(failing)
         attachments = self._attachments
@@ -199,6 +225,8 @@ class Lifetime:
                 await runner.aclose(self._drain_timeout)
         with errors:
             attachments.raise_failures()
+        with CancelScope(shield=True):
+            self._say_unsaved(await self._saves().waited(self._drain_timeout))
         errors.raise_first()
 
     def forked(self) -> None:

@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asynchub.chunks import PIECE, Blob, BlobReader, ChunkWriter, gap, read_chunk
 from asynchub.codec.decoder import GetBlob, OnUnknown, loads
@@ -35,7 +36,7 @@ from asynchub.columns import CONSTANT, NUMBERS, PROGRESSION, Array, decode_colum
 from asynchub.errors import ArgumentError, CorruptStateError, LimitExceededError, StateError, UnknownTypeError
 from asynchub.statefile import replace_file, write_all
 
-__all__ = ("MAGIC", "Put", "read_snapshot", "write_snapshot")
+__all__ = ("MAGIC", "Put", "SnapshotHead", "read_head", "read_snapshot", "read_whole", "write_snapshot")
 
 Put = Callable[[Array], int]
 """Writes a column of shape ``(n,)``; returns its number."""
@@ -58,8 +59,28 @@ HEAD_SIZE = _HEAD.size + _CHECKSUM.size
 TAIL_SIZE = _TAIL.size + _CHECKSUM.size + len(MAGIC)
 
 
+class SnapshotHead(NamedTuple):
+    """What a file says about itself.
+
+    Attributes:
+        run_id: identity of the run, 32 hexadecimal digits; empty for none.
+        seq: ``seq`` of the newest event that it holds; None if its writer did not say.
+        written: when it was written, in nanoseconds since the epoch.
+    """
+
+    run_id: str
+    seq: int | None
+    written: int
+
+
 def write_snapshot(
-    path: str | PathLike[str], tree: Callable[[Put], Any], *, registry: Registry | None = None, sync: bool = True
+    path: str | PathLike[str],
+    tree: Callable[[Put], Any],
+    *,
+    registry: Registry | None = None,
+    sync: bool = True,
+    run_id: str = "",
+    seq: int | None = None,
 ) -> None:
     """Write a file, atomically. Blocks until the disk has it.
 
@@ -69,6 +90,8 @@ def write_snapshot(
             numbers wherever it likes.
         registry: the classes that may occur in the tree beyond the built-in ones.
         sync: whether to wait until the data has reached the device.
+        run_id: identity of the run, 32 hexadecimal digits; empty for none.
+        seq: ``seq`` of the newest event that the tree holds; None if it is not of a hub.
 
     Raises:
         UnsupportedTypesError: values of the tree cannot be stored; each is named.
@@ -80,7 +103,7 @@ def write_snapshot(
     written = time.time_ns()
 
     def write(descriptor: int) -> None:
-        write_all(descriptor, _head(written, 0))
+        write_all(descriptor, _head(run_id, written, 0))
         chunks = ChunkWriter(descriptor, HEAD_SIZE)
         columns: list[list[Any]] = []
         blobs: list[list[Any]] = []
@@ -100,21 +123,24 @@ def write_snapshot(
             return len(blobs) - 1
 
         # the lists stand behind the tree, so that they are complete when their turn comes
-        manifest = dumps({"tree": tree(put), "columns": columns, "blobs": blobs}, registry=registry, put_blob=put_blob)
+        about = {} if seq is None else {"seq": seq}
+        document = {**about, "tree": tree(put), "columns": columns, "blobs": blobs}
+        manifest = dumps(document, registry=registry, put_blob=put_blob)
         write_all(descriptor, manifest)
         size = chunks.end + len(manifest) + TAIL_SIZE
         tail = _TAIL.pack(chunks.end, len(manifest), size, zlib.crc32(manifest), 0, 0)
         write_all(descriptor, tail + _CHECKSUM.pack(zlib.crc32(tail)) + MAGIC)
         if blobs:
             os.lseek(descriptor, 0, os.SEEK_SET)
-            write_all(descriptor, _head(written, BLOBS))
+            write_all(descriptor, _head(run_id, written, BLOBS))
 
     replace_file(path, write, sync=sync)
 
 
-def _head(written: int, incompatible: int) -> bytes:
-    """Return the head of a file that was written at that time, in ns since the epoch, with those features."""
-    head = _HEAD.pack(MAGIC, MAJOR, MINOR, incompatible, 0, 0, bytes(16), written, CRC32, bytes(11))
+def _head(run_id: str, written: int, incompatible: int) -> bytes:
+    """Return the head of a file of a run that was written at that time, in ns since the epoch, with those features."""
+    run = bytes.fromhex(run_id) if run_id else bytes(16)
+    head = _HEAD.pack(MAGIC, MAJOR, MINOR, incompatible, 0, 0, run, written, CRC32, bytes(11))
     return head + _CHECKSUM.pack(zlib.crc32(head))
 
 
@@ -141,39 +167,87 @@ def read_snapshot(
         UnknownTypeError: a newer version wrote it, or it holds a type that is not known here.
         LimitExceededError: it asks for more than the limits allow.
     """
-    limits = limits or Limits()
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise CorruptStateError(f"{os.fspath(path)}: wanted a snapshot, got something that is no file")
-    with _named(path), open(path, "rb") as file:
-        features = _checked_head(file.read(HEAD_SIZE))
-        start, length, checksum = _read_tail(file)
-        if length > limits.size:
-            raise LimitExceededError(f"the manifest has {length} bytes, at most {limits.size} are allowed")
-        file.seek(start)
-        manifest = file.read(length)
-        if zlib.crc32(manifest) != checksum:
-            raise CorruptStateError("the checksum of the manifest is wrong: the file is damaged")
-        columns: list[_Column] = []
+    return read_whole(path, limits=limits, registry=registry, on_unknown=on_unknown)[1:]
+
+
+def read_whole(
+    path: str | PathLike[str],
+    *,
+    limits: Limits | None = None,
+    registry: Registry | None = None,
+    on_unknown: OnUnknown = "raise",
+) -> tuple[SnapshotHead, Any, list[Array]]:
+    """Return what a file says about itself, its tree and its columns; see ``read_snapshot``."""
+    with _opened(path) as file:
         blobs = BlobReader(file)
-
-        def described(document: Any) -> GetBlob:
-            if type(document) is not dict or not {"tree", "columns"} <= document.keys():
-                raise CorruptStateError(f"a manifest has a tree and columns, got {document!r:.80}")
-            place = _check_columns(document["columns"], columns, limits)
-            found, place = _checked_blobs(document.get("blobs", []), place, limits.size - length)
-            blobs.expect(found)
-            if place != start:
-                raise CorruptStateError(f"the chunks end at byte {place}, and the manifest begins at {start}")
-            if found and not features & BLOBS:
-                raise CorruptStateError("there are blobs, but the head does not say so")
-            return blobs.take
-
-        document = loads(manifest, limits=limits, registry=registry, on_unknown=on_unknown, blobs=described)
+        head, tree, columns = _read_manifest(file, limits or Limits(), registry, on_unknown, blobs, blobs.take)
         if blobs.left:
             if on_unknown == "keep":
                 raise UnknownTypeError("arrays belong to nothing that is known here; what holds arrays cannot be kept")
             raise CorruptStateError(f"{blobs.left} blobs belong to nothing in the tree")
-        return document["tree"], _read_columns(file, columns)
+        return head, tree, _read_columns(file, columns)
+
+
+def read_head(path: str | PathLike[str], *, limits: Limits | None = None) -> SnapshotHead:
+    """Return what a file says about itself. Checks head, manifest and tail; leaves columns and blobs alone.
+
+    Raises:
+        StateError: as ``read_snapshot``, but not for a type that is not known here.
+        FileNotFoundError: there is none.
+    """
+    with _opened(path) as file:
+        return _read_manifest(file, limits or Limits(), None, "keep", BlobReader(file), _unread)[0]
+
+
+def _unread(number: int, size: int) -> NDArray[np.uint8]:
+    """Stand for the blob of that number and size; nothing looks at it."""
+    return np.empty(size, np.uint8)
+
+
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[BufferedReader]:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise CorruptStateError(f"{os.fspath(path)}: wanted a snapshot, got something that is no file")
+    with _named(path), open(path, "rb") as file:
+        yield file
+
+
+def _read_manifest(
+    file: BufferedReader,
+    limits: Limits,
+    registry: Registry | None,
+    on_unknown: OnUnknown,
+    blobs: BlobReader,
+    get_blob: GetBlob,
+) -> tuple[SnapshotHead, Any, list[_Column]]:
+    """Return what a file says about itself, its tree, and its columns as they are described."""
+    run_id, written, features = _checked_head(file.read(HEAD_SIZE))
+    start, length, checksum = _read_tail(file)
+    if length > limits.size:
+        raise LimitExceededError(f"the manifest has {length} bytes, at most {limits.size} are allowed")
+    file.seek(start)
+    manifest = file.read(length)
+    if zlib.crc32(manifest) != checksum:
+        raise CorruptStateError("the checksum of the manifest is wrong: the file is damaged")
+    columns: list[_Column] = []
+
+    def described(document: Any) -> GetBlob:
+        if type(document) is not dict or not {"tree", "columns"} <= document.keys():
+            raise CorruptStateError(f"a manifest has a tree and columns, got {document!r:.80}")
+        place = _check_columns(document["columns"], columns, limits)
+        found, place = _checked_blobs(document.get("blobs", []), place, limits.size - length)
+        blobs.expect(found)
+        if place != start:
+            raise CorruptStateError(f"the chunks end at byte {place}, and the manifest begins at {start}")
+        if found and not features & BLOBS:
+            raise CorruptStateError("there are blobs, but the head does not say so")
+        return get_blob
+
+    document = loads(manifest, limits=limits, registry=registry, on_unknown=on_unknown, blobs=described)
+    seq = document.get("seq")
+    if seq is not None and type(seq) is not int:
+        raise CorruptStateError(f"the seq of a manifest is an int, got {seq!r:.80}")
+    return SnapshotHead(run_id, seq, written), document["tree"], columns
 
 
 @contextmanager
@@ -187,15 +261,15 @@ def _named(path: str | PathLike[str]) -> Iterator[None]:
         raise
 
 
-def _checked_head(head: bytes) -> int:
-    """Return the incompatible features of a file."""
+def _checked_head(head: bytes) -> tuple[str, int, int]:
+    """Return the identity of the run, when the file was written, and its incompatible features."""
     if head[: len(MAGIC)] != MAGIC:
         raise CorruptStateError(f"wanted a snapshot of asynchub, which begins with {MAGIC!r}; got {head[:8]!r}")
     if len(head) < HEAD_SIZE:
         raise CorruptStateError(f"{len(head)} bytes are not even a head: the file is truncated")
     if zlib.crc32(head[: _HEAD.size]) != _CHECKSUM.unpack_from(head, _HEAD.size)[0]:
         raise CorruptStateError("the checksum of the head is wrong: the file is damaged")
-    _, major, minor, incompatible, _, _, _, _, checksum, _ = _HEAD.unpack_from(head)
+    _, major, minor, incompatible, _, _, run, written, checksum, _ = _HEAD.unpack_from(head)
     if major > MAJOR or incompatible & ~BLOBS or checksum != CRC32:
         raise UnknownTypeError(
             f"written by a newer version of asynchub, in format {major}.{minor} with flags {incompatible:#x} and "
@@ -203,7 +277,7 @@ def _checked_head(head: bytes) -> int:
         )
     if major < MAJOR:
         raise CorruptStateError(f"there is no format {major}.{minor}")
-    return int(incompatible)
+    return run.hex() if any(run) else "", written, incompatible
 
 
 def _read_tail(file: BufferedReader) -> tuple[int, int, int]:

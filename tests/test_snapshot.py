@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from asynchub import MessageHub
-from asynchub.codec import Limits, dumps
+from asynchub.codec import Limits, Registry, dumps
 from asynchub.errors import (
     ArgumentError,
     CorruptStateError,
@@ -34,7 +34,7 @@ from asynchub.errors import (
     UnsupportedTypesError,
 )
 from asynchub.history import Records
-from asynchub.snapshot import CHUNK, HEAD_SIZE, MAGIC, TAIL_SIZE, read_snapshot, write_snapshot
+from asynchub.snapshot import CHUNK, HEAD_SIZE, MAGIC, TAIL_SIZE, read_head, read_snapshot, write_snapshot
 from tests.snapshot_files import sealed
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals")
@@ -169,7 +169,7 @@ def test_a_folder_is_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="is not a file"):
         write(tmp_path)
     with pytest.raises(CorruptStateError, match="something that is no file"):
-        MessageHub("hub").load(tmp_path)
+        read_head(tmp_path)
 
 
 def test_every_truncation_is_refused(path: Path) -> None:
@@ -361,6 +361,45 @@ def test_a_save_killed_at_any_of_its_calls_leaves_the_old_file_or_the_new_one(pa
     found = run.stdout.split()
     assert found.count("old") >= 8
     assert found == ["old"] * found.count("old") + ["new"] * 3  # opening, flushing and closing the folder
+
+
+# --- what a file says about itself
+
+
+def test_a_file_says_of_which_run_it_is_and_how_new(path: Path) -> None:
+    write_snapshot(path, lambda put: put(np.arange(3)), run_id="ab" * 16, seq=7)
+    head = read_head(path)
+    assert (head.run_id, head.seq) == ("ab" * 16, 7)
+    assert path.read_bytes()[24:40] == b"\xab" * 16
+    assert read_snapshot(path)[0] == 0
+    write(path)
+    assert read_head(path)[:2] == ("", None)
+    assert read_head(GOLDEN)[:2] == ("", None)
+
+
+def test_the_head_of_a_file_is_read_without_knowing_its_types(path: Path) -> None:
+    class Own: ...
+
+    registry = Registry()
+    registry.register(Own, name="test.Own", version=1, encode=lambda own: 1, decode=lambda tree, version: Own())
+    write_snapshot(path, lambda put: Own(), registry=registry, seq=3)
+    assert read_head(path).seq == 3
+    with pytest.raises(UnknownTypeError):
+        read_snapshot(path)
+
+
+def test_damage_outside_of_the_columns_is_found_by_reading_the_head(path: Path) -> None:
+    whole = small(path)
+    begin = struct.unpack_from("<Q", whole, len(whole) - TAIL_SIZE)[0]
+    for place in (*range(HEAD_SIZE), *range(begin, len(whole))):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptStateError):
+            read_head(path)
+    path.write_bytes(sealed(b"", dumps({"tree": 1, "columns": [], "seq": "7"})))
+    with pytest.raises(CorruptStateError, match="seq"):
+        read_head(path)
 
 
 # --- hubs
