@@ -15,12 +15,13 @@ from typing import Any
 
 from asynchub.bus import EventBus
 from asynchub.control import ControlSubscriber, SettlePoint
-from asynchub.errors import ArgumentError, SubscribersFailedError
+from asynchub.errors import ArgumentError, StateError, SubscribersFailedError
 from asynchub.events import SubscriberFailed
 from asynchub.every import EPOCH_KEY, Every
 from asynchub.loops import Latch
 from asynchub.runner import Attachment, OnError, Runner
 from asynchub.settled import SettledSubscription
+from asynchub.state import copied
 from asynchub.subscription import Publisher, Subscription
 from asynchub.tapping import TapAttachment, Tapping
 from asynchub.taps import Tap
@@ -265,11 +266,20 @@ class Attachments:
 
     # --- state
 
-    def capture(self) -> tuple[Latch, dict[str, Any]]:
+    @property
+    def awaited(self) -> list[Attachment]:
+        """The observers that run and have a state: saving waits until they have got there."""
+        return [one for one in self.observers if self.runner is not None and _is_stateful(one.subscriber)]
+
+    def capture(self, freeze: Callable[[], None]) -> tuple[Latch, dict[str, Any]]:
         """Begin to take the state of every stateful subscriber, each between two events.
 
-        Running observers first handle all that was published so far: what is neither scalar nor info, a decision say,
-        is in no history, and could not be handed out again. Control subscribers are taken where they are.
+        Running observers are taken when they have handled all that was published up to now, and nothing newer: what is
+        neither scalar nor info, a decision say, is in no history, and could not be handed out again. Control
+        subscribers are taken where they are.
+
+        Args:
+            freeze: called with log and record as they are now.
 
         Returns:
             A latch that is set when all are taken, and the dict that they are put in: name to ``{"state", "seq"}``,
@@ -277,38 +287,39 @@ class Attachments:
         """
         states: dict[str, Any] = {}
         latch = Latch()
-        stateful = [one for one in self if _is_stateful(one.subscriber)]
-        left = [len(stateful)]
+        with self._bus.collecting:  # nobody reads on
+            with self._bus.still():
+                freeze()
+                awaited = self.awaited
+                stateful = [
+                    (one, one.subscription, self._terms.get(one.name), one.subscription.mark() if one in awaited else 0)
+                    for one in self
+                    if _is_stateful(one.subscriber)
+                ]
+            left = [len(stateful)]
 
-        def take(attachment: Attachment) -> None:
-            try:
-                states[attachment.name] = self._state_of(attachment)
-            except Exception as error:  # this may be the reader's thread: whoever saves is to have it
-                states[attachment.name] = error
-            left[0] -= 1
-            if not left[0]:
+            def take(attachment: Attachment, subscription: Subscription, terms: Terms | None) -> None:
+                name = attachment.name
+                try:
+                    if attachment.subscription is not subscription:
+                        raise StateError(f"{name!r} got a loaded state before its own was taken; save again")
+                    states[name] = _state_of(attachment, terms)
+                except Exception as error:  # this may be the reader's thread: whoever saves is to have it
+                    states[name] = error
+                left[0] -= 1
+                if not left[0]:
+                    latch.set()
+
+            if not stateful:
                 latch.set()
-
-        if not stateful:
-            latch.set()
-        for attachment in stateful:
-            running = attachment.role == "observer" and self.runner is not None
-            position = attachment.subscription.end_position() if running else 0
-            attachment.subscription.when_handled(position, functools.partial(take, attachment))
+            for attachment, subscription, terms, position in stateful:
+                subscription.when_handled(position, functools.partial(take, attachment, subscription, terms))
         return latch, states
 
     def control_states(self) -> dict[str, dict[str, Any]]:
         """Return the states of the control subscribers that have one, by name, as ``capture`` does."""
         controls = [one for one in self if one.role == "control" and _is_stateful(one.subscriber)]
-        return {one.name: self._state_of(one) for one in controls}
-
-    def _state_of(self, attachment: Attachment) -> dict[str, Any]:
-        subscriber: Any = attachment.subscriber
-        saved = {"state": subscriber.state_dict(), "seq": attachment.subscription.last_seq}
-        terms = self._terms.get(attachment.name)
-        if terms is not None and isinstance(terms.every, Every):
-            saved["every"] = terms.every.state_dict()
-        return saved
+        return {one.name: _state_of(one, self._terms.get(one.name)) for one in controls}
 
     def keep_states(self, states: Mapping[str, dict[str, Any]]) -> None:
         """Keep saved states for subscribers that are attached later."""
@@ -342,6 +353,15 @@ class Attachments:
                 if not running:
                     self._start(attachment)
                 old.finish()
+
+
+def _state_of(attachment: Attachment, terms: Terms | None) -> dict[str, Any]:
+    subscriber: Any = attachment.subscriber
+    state = copied({attachment.name: subscriber.state_dict()})[attachment.name]
+    saved = {"state": state, "seq": attachment.subscription.last_seq}
+    if terms is not None and isinstance(terms.every, Every):
+        saved["every"] = terms.every.state_dict()
+    return saved
 
 
 def _is_stateful(subscriber: object) -> bool:
