@@ -185,7 +185,7 @@ class Journal(Tap):
             self._open = False
         self._end_commits(error)
         if self._tail is not None:
-            self._tail.close()
+            self._tail.close(remove=error is None)
         self._lock.release()
 
     def forked(self) -> None:
