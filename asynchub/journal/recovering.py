@@ -127,7 +127,7 @@ def _newest_snapshot(
         try:
             head = read_head(path, limits=limits)
             seq = head.seq or 0
-            if run_id not in ("", head.run_id) or not any(after < seq <= upto for after, upto in lineage):
+            if run_id not in ("", head.run_id) or not any(after < max(seq, 1) <= upto for after, upto in lineage):
                 continue
             return seq, read_hub(path, limits, registry)
         except DAMAGE as error:
