@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, overload
 
-from asynchub.attachments import handled
 from asynchub.control import Apply
 from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
 from asynchub.events import Request, StopRequested
@@ -25,6 +24,7 @@ from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.resuming import Resuming
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.scalars import checked_key, real_number
+from asynchub.standing import handled
 
 __all__ = ("MessageHub",)
 

@@ -45,10 +45,10 @@ def read_hub(
 
 
 def read_newest(
-    path: str | PathLike[str], limits: Limits | None, registry: Registry | None
+    path: str | PathLike[str], limits: Limits | None, registry: Registry | None, on_unknown: OnUnknown = "raise"
 ) -> tuple[Path, dict[str, Any], list[tuple[Path, Exception]]]:
     """Return the file that ``path`` names, or the newest valid generation there; its state; and which are damaged."""
-    read = functools.partial(read_hub, limits=limits, registry=registry)
+    read = functools.partial(read_hub, limits=limits, registry=registry, on_unknown=on_unknown)
     if os.path.isdir(path):
         return newest_valid(path, read)
     return Path(path), read(path), []

@@ -21,7 +21,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from asynchub.attachments import handled
+from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.errors import DeadlockError, SaveFailedError, WaitTimeoutError
@@ -32,6 +32,7 @@ from asynchub.hubfile import read_newest, write_hub
 from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.saving import PendingSave, Save, Saver
+from asynchub.standing import handled
 from asynchub.state import hub_part, loadable, resumable, thawed
 
 __all__ = ("Resuming",)
@@ -60,10 +61,15 @@ class _Cut:
 
 
 class Resuming(Feed):
-    """A feed whose state is saved and loaded; arguments as of ``Record``."""
+    """A feed whose state is saved and loaded; arguments as of ``Record``.
+
+    Attributes:
+        registry: classes of the program's own that its state, and its journal, may hold; used where none is passed.
+    """
 
     def _begin(self, latency: float, capacity: int) -> None:
         super()._begin(latency, capacity)
+        self.registry = Registry()
         self._stop: StopRequested | None = None
         self._run_id = ""
         self._saver = Saver(self.instance_name, self.publish, self._refuse_waiting)
@@ -187,7 +193,8 @@ class Resuming(Feed):
 
     def _load(self, state: Any, source: str | None) -> None:
         """Take in a state; ``source`` is what ``StateLoaded`` names, None to publish none."""
-        scalars, infos, flags, extra, replacing = loadable(state, {*self._log_scalars, *self._runtime_info})
+        present = {*self._log_scalars, *self._runtime_info}
+        scalars, infos, flags, extra, replacing = loadable(state, present, fresh=source != "dict")
         stop, stamps, newest, run_id = hub_part(scalars, extra)
 
         def take_in() -> None:
@@ -230,7 +237,7 @@ class Resuming(Feed):
                 Then the file is named after the ``seq`` of the newest event, and older ones are removed.
             timeout: seconds to wait for observers to have handled what was published so far.
             keep: how many generations stay, the new one included.
-            registry: types of the program's own, for runtime infos.
+            registry: classes of the program's own, for runtime infos; default ``self.registry``.
 
         Returns:
             The path of the file.
@@ -301,7 +308,7 @@ class Resuming(Feed):
         return self._saver.enqueue(save)
 
     def _begin_save(self, target: Target, registry: Registry | None) -> Save:
-        run_id, save = self.run_id, Save(target)
+        run_id, save, registry = self.run_id, Save(target), registry or self.registry
         try:
             cut = self._cut(functools.partial(self._saver.begin, save))
         except BaseException:
@@ -324,7 +331,12 @@ class Resuming(Feed):
             raise SaveFailedError(written, failed.path, failed.error) from failed.error
 
     def load(
-        self, path: str | PathLike[str], *, registry: Registry | None = None, limits: Limits | None = None
+        self,
+        path: str | PathLike[str],
+        *,
+        registry: Registry | None = None,
+        limits: Limits | None = None,
+        on_unknown: OnUnknown = "raise",
     ) -> None:
         """Take in the state that ``save`` wrote; see ``load_state_dict``.
 
@@ -333,14 +345,16 @@ class Resuming(Feed):
 
         Args:
             path: the file, or a folder of generations.
-            registry: types of the program's own, for runtime infos.
+            registry: classes of the program's own, for runtime infos; default ``self.registry``.
             limits: what the file may ask for; see ``asynchub.codec.Limits``.
+            on_unknown: what to do with a value of a type that is not known here: ``"raise"``, or ``"keep"`` it as an
+                ``UnknownValue``, which is saved again as it was.
 
         Raises:
             StateError: the file, or every generation, is damaged, truncated or foreign; nothing has changed then.
             FileNotFoundError: there is none.
         """
-        file, state, damaged = read_newest(path, limits, registry)
+        file, state, damaged = read_newest(path, limits, registry or self.registry, on_unknown)
         self._load(state, str(file))
         for newer, error in damaged:
             logger.error("%s is damaged, and %s was loaded in its place: %s", newer, file, error)

@@ -82,9 +82,14 @@ def thawed(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def loadable(
-    state: Any, present: Container[str]
+    state: Any, present: Container[str], fresh: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bool], dict[str, Any], bool]:
     """Return copies of what a state, or a hub, brings to a record that has the keys ``present``.
+
+    Args:
+        state: the state dict, or the hub.
+        present: the keys.
+        fresh: whether nobody else has the state dict, so that its infos need not be copied.
 
     Returns:
         Histories, infos and flags by key, the entry ``asynchub``, and whether all this replaces what is there.
@@ -100,7 +105,7 @@ def loadable(
         return {key: _history_of(value) or value for key, value in scalars.items()}, infos, flags, {}, True
     _checked_state(state)
     scalars = _copied_histories(state["log_scalars"])
-    infos = copied(state["runtime_info"])
+    infos = OrderedDict(state["runtime_info"]) if fresh else copied(state["runtime_info"])
     flags = {}
     for key, resumed in state["resumed_keys"].items():
         if key not in scalars and key not in infos and key not in present:

@@ -39,6 +39,7 @@ ROWS = (
     ("control", "runner", "watch"),
     ("tapping",),
     ("terms",),
+    ("standing",),
     ("attachments",),
     ("lifetime",),
     ("manager",),

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from asynchub import (
     Subscription,
     recover,
 )
-from asynchub.errors import ArgumentError, JournalError, LifecycleError
+from asynchub.codec import Registry, UnknownValue
+from asynchub.errors import ArgumentError, JournalError, LifecycleError, UnknownTypeError
 from asynchub.events import CheckpointRequested, Marked
 from asynchub.generations import list_generations
 from asynchub.journal.reading import read_journal
@@ -187,6 +189,7 @@ def test_a_stop_that_took_effect_still_holds(run: Path) -> None:
 
 PROGRAM = """
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from asynchub import Journal, recover, MessageHub
 run = Path(sys.argv[1])
@@ -442,3 +445,52 @@ async def test_what_was_committed_is_in_a_segment(run: Path, anyio_backend: str)
         assert len(recover(run).get_scalar("a").data[0]) == 500
     with pytest.raises(LifecycleError, match=r"hub\.attach"):
         await hub.committed()
+
+
+# --- the program's own classes
+
+
+@dataclass
+class Schedule:
+    """A class that nobody but its program knows."""
+
+    name: str
+    steps: int
+
+
+def test_the_classes_that_a_hub_knows_go_through_snapshot_and_journal(run: Path) -> None:
+    registry = Registry()
+    registry.register(Schedule, name="tests.Schedule")
+    hub = MessageHub("run")
+    hub.registry = registry
+    hub.attach(Journal(run / "journal"))
+    hub.update_info("early", Schedule("cosine", 10))
+    hub.save(run)
+    hub.update_info("late", Schedule("linear", 20))
+    hub.close()
+    back = recover(run, registry=registry)
+    assert back.runtime_info == {"early": Schedule("cosine", 10), "late": Schedule("linear", 20)}
+    back.attach(Journal(run / "journal"))
+    back.update_info("later", Schedule("step", 30))
+    back.close()
+    assert recover(run, registry=registry).get_info("later") == Schedule("step", 30)
+
+
+def test_who_does_not_know_a_class_is_told_or_keeps_it_as_it_is(run: Path) -> None:
+    registry = Registry()
+    registry.register(Schedule, name="tests.Schedule")
+    hub = MessageHub("run")
+    hub.registry = registry
+    hub.update_info("early", Schedule("cosine", 10))
+    hub.save(run / "state.ahs")
+    hub.save(f"{run}/")
+    stranger = MessageHub("stranger")
+    with pytest.raises(UnknownTypeError, match=r"tests\.Schedule"):
+        stranger.load(run / "state.ahs")
+    with pytest.raises(UnknownTypeError, match=r"tests\.Schedule"):
+        recover(run)
+    stranger.load(run / "state.ahs", on_unknown="keep")
+    assert isinstance(recover(run, on_unknown="keep").get_info("early"), UnknownValue)
+    stranger.save(run / "again.ahs")
+    hub.load(run / "again.ahs")
+    assert hub.get_info("early") == Schedule("cosine", 10)

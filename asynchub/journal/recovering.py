@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.columns import Array
@@ -48,6 +49,7 @@ def recover(
     name: str | None = None,
     registry: Registry | None = None,
     limits: Limits | None = None,
+    on_unknown: OnUnknown = "raise",
 ) -> MessageHub:
     """Return a hub as it was when the run ended, however it ended.
 
@@ -61,8 +63,9 @@ def recover(
             later is rewound: it stays in the journal, and does not count.
         mode: what damage to acknowledged events leads to; see ``asynchub.journal.reading.Mode``.
         name: of the hub; default the one it had.
-        registry: types of the program's own, for runtime infos and events.
+        registry: classes of the program's own, for runtime infos and events; the hub keeps it.
         limits: what stored values may ask for; see ``asynchub.codec.Limits``.
+        on_unknown: what to do with a value of a type that is not known here; see ``MessageHub.load``.
 
     Raises:
         FileNotFoundError: there is neither a snapshot nor a journal.
@@ -81,15 +84,18 @@ def recover(
     upto = _wanted(mark, journal)
     lineage = journal.lineage(upto)
     run_id = journal.run_id.hex() if journal.run_id is not None else ""
-    base, state = _newest_snapshot(run, lineage, run_id, limits, registry)
+    reading: dict[str, Any] = {"limits": limits, "registry": registry, "on_unknown": on_unknown}
+    base, state = _newest_snapshot(run, lineage, run_id, reading)
     if state is None and not journal.last_seq:
         raise FileNotFoundError(f"{run} holds neither a snapshot nor a journal of a run; nothing can be recovered")
     _check_reach(journal, base, lineage, mode)
     known = state.get("name") if state is not None else ""
     hub = MessageHub(name or journal.name or known or run.name or "recovered")
+    if registry is not None:
+        hub.registry = registry
     if state is not None:
         hub._load(state, None)
-    replay = _Replay(hub, registry, limits)
+    replay = _Replay(hub, reading)
     hub._run_id = run_id or hub._run_id
     hub._bus.seq = base
     for after, until in lineage:
@@ -120,16 +126,16 @@ def _wanted(mark: Mapping[str, Any] | None, journal: Journaled) -> float:
 
 
 def _newest_snapshot(
-    run: Path, lineage: Sequence[tuple[int, float]], run_id: str, limits: Limits | None, registry: Registry | None
+    run: Path, lineage: Sequence[tuple[int, float]], run_id: str, reading: dict[str, Any]
 ) -> tuple[int, dict[str, Any] | None]:
     """Return the newest state in the folder that is whole and counts, and its ``seq``; (0, None) if there is none."""
     for path in list_generations(run):
         try:
-            head = read_head(path, limits=limits)
+            head = read_head(path, limits=reading["limits"])
             seq = head.seq or 0
             if run_id not in ("", head.run_id) or not any(after < max(seq, 1) <= upto for after, upto in lineage):
                 continue
-            return seq, read_hub(path, limits, registry)
+            return seq, read_hub(path, **reading)
         except DAMAGE as error:
             logger.error("%s is damaged, and what is older is taken in its place: %s", path, error)
     return 0, None
@@ -148,14 +154,12 @@ class _Replay:
 
     Args:
         hub: the hub.
-        registry: as of ``recover``.
-        limits: as of ``recover``.
+        reading: how its values are read: ``limits``, ``registry`` and ``on_unknown``.
     """
 
-    def __init__(self, hub: MessageHub, registry: Registry | None, limits: Limits | None) -> None:
+    def __init__(self, hub: MessageHub, reading: dict[str, Any]) -> None:
         self._hub = hub
-        self._registry = registry
-        self._limits = limits
+        self._reading = reading
         self._others: list[Event] = []
         self._pending: dict[int, Request] = {}
         self._step = hub.step
@@ -181,7 +185,7 @@ class _Replay:
                 newest, step = int(one.seqs[-1]), int(one.steps[-1])
                 self._step = step if step >= 0 else self._step
         for seq, data in batch.events:
-            event, fields = decode_event(data, limits=self._limits, registry=self._registry, on_unknown="raise")
+            event, fields = decode_event(data, **self._reading)
             self._apply(event, fields)
             if seq > newest and event.step is not None:
                 self._step = event.step
