@@ -1,19 +1,22 @@
 """How long does it take to save and load the state of a long run, and how long does that hold up the training thread?
 
 Prints ms of wall time and MB on disk for ten histories of 1e5 values (and of 1e6, without ``--quick``): ``state_dict``,
-``save`` with its fsync, and ``load``. Beside them mmengine's ``state_dict``, with ``torch.save``, ``torch.load`` and
-``pickle``, which neither fsync nor replace the file atomically. Before that, in µs, what freezing the state takes, and
-how long ``async_save`` keeps its caller; and how late a thread that wants to wake every 0.2 ms is at worst while a
-state is written in the background, in ms, beside nothing at all and ``torch.save`` in a thread. At the end the same
-for a runtime info that is one array of 160 MB (8 MB with ``--quick``), beside NumPy's ``savez``, too, and as a ratio
-to our functions under ``save`` and ``load``, without their copy of the state and without fsync. Not shown: a slow or
-remote disk.
+``save`` with its fsync, and ``load``. Beside them mmengine's ``state_dict``, with ``torch.save``, ``torch.load``,
+``pickle``, NumPy's ``savez`` and safetensors, which neither fsync nor replace the file atomically, and of which ours
+alone also holds seqs, times and steps; and, for 1e5 values, SQLite, which does flush. Before that, in µs, what
+freezing the state takes, and how long ``async_save`` keeps its caller; and how late a thread that wants to wake every
+0.2 ms is at worst while a state is written in the background, in ms, beside nothing at all and ``torch.save`` in a
+thread. At the end the same for a runtime info that is one array of 160 MB (8 MB with ``--quick``), as a ratio to our
+functions under ``save`` and ``load``, without their copy of the state and without fsync. Not shown: a slow or remote
+disk.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
+import sqlite3
 import tempfile
 import threading
 import time
@@ -25,6 +28,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer as TheirBuffer
 from mmengine.logging import MessageHub as TheirHub
+from safetensors.numpy import load_file, save_file
 
 from asynchub import MessageHub
 from asynchub.snapshot import read_snapshot, write_snapshot
@@ -73,6 +77,33 @@ def contenders(folder: Path, length: int) -> dict[str, Callable[[], object]]:
         with (folder / "pickle").open("rb") as file:
             return pickle.load(file)
 
+    arrays = {f"{key}/values": column for key, column in values.items()}
+    arrays |= {f"{key}/counts": ones for key in values}
+    database = sqlite3.connect(folder / "sqlite", isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+
+    def inserted() -> None:
+        database.execute("DROP TABLE IF EXISTS scalars")
+        database.execute("CREATE TABLE scalars (key TEXT, step INTEGER, value REAL, count INTEGER)")
+        database.execute("BEGIN")
+        for key, column in values.items():
+            rows = zip(itertools.repeat(key), range(length), column.tolist(), itertools.repeat(1))
+            database.executemany("INSERT INTO scalars VALUES (?, ?, ?, ?)", rows)
+        database.execute("COMMIT")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def selected() -> Any:
+        return {
+            key: np.array(database.execute("SELECT value, count FROM scalars WHERE key = ?", (key,)).fetchall())
+            for key in values
+        }
+
+    def numpy_loaded() -> Any:
+        with np.load(folder / "numpy.npz") as file:
+            return {key: file[key] for key in file}
+
+    slow = {"SQLite, a row for each value": inserted, "SQLite, select of them": selected}
     return {
         "state_dict()": hub.state_dict,
         "save(), fsync included": functools.partial(hub.save, folder / "published"),
@@ -82,6 +113,11 @@ def contenders(folder: Path, length: int) -> dict[str, Callable[[], object]]:
         "torch.load of it": functools.partial(torch.load, folder / "torch", weights_only=False),
         "pickle.dump of it": pickled,
         "pickle.load of it": unpickled,
+        "numpy.savez of its arrays": lambda: np.savez(folder / "numpy.npz", **arrays),
+        "numpy.load of them": numpy_loaded,
+        "safetensors save_file of them": functools.partial(save_file, arrays, folder / "safetensors"),
+        "safetensors load_file of them": functools.partial(load_file, folder / "safetensors"),
+        **(slow if length <= 100_000 else {}),
     }
 
 
@@ -89,6 +125,9 @@ FILES = {
     "save(), fsync included": "published",
     "torch.save of it": "torch",
     "pickle.dump of it": "pickle",
+    "numpy.savez of its arrays": "numpy.npz",
+    "safetensors save_file of them": "safetensors",
+    "SQLite, a row for each value": "sqlite",
 }
 
 
