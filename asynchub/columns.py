@@ -15,10 +15,14 @@ Stored form: bit-exact or refused. ``[code, dtype, length, payload]``, builtins 
     3    ``<i2`` to i8   the values as ``|i1``
     4    ``<i4``, i8     the values as ``<i2``
     5    ``<i8``         the values as ``<i4``
-    6    ``<i8``         the first value and the distance of each to the next, always the same (in snapshots only)
+    6    ``<i8``         the first value and the distance of each to the next, always the same
+    7    ``<f8``         times: the first, in ticks of 2^-22 s, as ``<i8``, and the distance of each to the next, as
+                         ``|i1``, ``<i2`` or ``<i4``
     32   ``|O``          ASCII, joined by commas: ``i`` and a hexadecimal integer, ``f`` and the 16 hexadecimal digits
                          of a big-endian double, or ``b0``, ``b1``
     ==== =============== ==============================================================
+
+    Codes 6 and 7 are written in snapshots and journals only.
 """
 
 from __future__ import annotations
@@ -49,6 +53,10 @@ CONSTANT = 1
 """Code of a column that is one value throughout."""
 PROGRESSION = 6
 """Code of a column whose values are equally far apart."""
+TIMES = 7
+"""Code of a column of times, as ``time.time`` tells them."""
+TICKS = 2.0**22
+"""Ticks in a second: how finely a double can tell a time from 2004 to 2038, in seconds since the epoch."""
 NUMBERS = {
     "|b1",
     "|i1",
@@ -210,7 +218,8 @@ def encode_column(array: Array, *, progressions: bool = False) -> list[Any]:
 
     Args:
         array: of shape ``(n,)``.
-        progressions: whether code 6 may be used, whose length nothing but ``decode_column``'s ``max_length`` bounds.
+        progressions: whether the codes 6 and 7 may be used; of 6 nothing but ``decode_column``'s ``max_length`` bounds
+            the length.
 
     Raises:
         UnsupportedTypeError: the dtype has no form that is the same everywhere, e.g. strings and extended floats, or
@@ -236,6 +245,8 @@ def encode_column(array: Array, *, progressions: bool = False) -> list[Any]:
                         break
             if exact:
                 return [SINGLE, dtype, size, narrow.tobytes()]
+            if progressions and (payload := _in_ticks(array)) is not None:
+                return [TIMES, dtype, size, payload]
         elif dtype in ("<i2", "<i4", "<i8"):
             if progressions and dtype == "<i8" and _is_progression(array):
                 return [PROGRESSION, dtype, size, np.array([array[0], array[1] - array[0]]).tobytes()]
@@ -245,6 +256,22 @@ def encode_column(array: Array, *, progressions: bool = False) -> list[Any]:
                 if np.dtype(small).itemsize < array.itemsize and bounds.min <= low and high <= bounds.max:
                     return [code, dtype, size, array.astype(small).tobytes()]
     return [RAW, dtype, size, array.tobytes()]
+
+
+def _in_ticks(array: Array) -> bytes | None:
+    """Return times as ticks; None if that does not hold them bit for bit in half the room."""
+    with np.errstate(all="ignore"):
+        for some in (array[:64], array):
+            ticks = (some * TICKS).astype("<i8")
+            if len(some) < 2 or not bool((_bits(ticks / TICKS) == _bits(some)).all()):
+                return None
+    distances = np.diff(ticks)
+    low, high = int(distances.min()), int(distances.max())
+    for small in NARROW.values():
+        bounds = np.iinfo(small)
+        if bounds.min <= low and high <= bounds.max:
+            return ticks[:1].tobytes() + distances.astype(small).tobytes()
+    return None
 
 
 def _is_progression(array: Array) -> bool:
@@ -262,7 +289,7 @@ def decode_column(column: Any, *, max_length: int, writable: bool = True, progre
         column: ``[code, dtype, length, payload]``, from anywhere.
         max_length: values to allocate at most.
         writable: give every value its own memory. If false, values that are all the same share one cell.
-        progressions: whether code 6 is allowed.
+        progressions: whether the codes 6 and 7 are allowed.
 
     Raises:
         LimitExceededError: it has more than ``max_length`` values.
@@ -291,6 +318,8 @@ def decode_column(column: Any, *, max_length: int, writable: bool = True, progre
         first, distance = _numbers(payload, dtype, 2)
         with np.errstate(all="ignore"):
             array = first + distance * np.arange(length)
+    elif code == TIMES and dtype == "<f8" and progressions:
+        array = _from_ticks(payload, length)
     elif code in NARROW and dtype[:2] == "<i" and np.dtype(NARROW[code]).itemsize < np.dtype(dtype).itemsize:
         array = _numbers(payload, NARROW[code], length)
     else:
@@ -299,6 +328,17 @@ def decode_column(column: Any, *, max_length: int, writable: bool = True, progre
         return array
     with np.errstate(all="ignore"):
         return array.astype(dtype)
+
+
+def _from_ticks(payload: bytes, length: int) -> Array:
+    width = (len(payload) - 8) // max(length - 1, 1)
+    if length < 2 or width not in (1, 2, 4) or len(payload) != 8 + width * (length - 1):
+        raise CorruptStateError(f"a stored column of {length} times has {len(payload)} bytes")
+    ticks = np.empty(length, "<i8")
+    ticks[0] = np.frombuffer(payload, "<i8", 1)[0]
+    ticks[1:] = np.frombuffer(payload, f"<i{width}", offset=8)
+    with np.errstate(all="ignore"):
+        return np.cumsum(ticks) / TICKS
 
 
 def _bits(array: Array) -> Array:

@@ -43,7 +43,7 @@ Put = Callable[[Array], int]
 _Column = tuple[str, int, list[list[int]]]
 """Its dtype, its length and its chunks: code, length and checksum of each."""
 MAGIC = b"\x89AHS\r\n\x1a\n"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 CHUNK = 65_536
 """Values in a chunk; the last one of a column may have fewer."""
 UNPAID = 2**30

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis.extra import numpy as npst
 from asynchub.columns import Column, decode_column, encode_column
 from asynchub.errors import CorruptStateError, LimitExceededError, UnsupportedTypeError
 
-RAW, CONSTANT, SINGLE, INT8, INT16, INT32, OBJECTS = 0, 1, 2, 3, 4, 5, 32
+RAW, CONSTANT, SINGLE, INT8, INT16, INT32, TIMES, OBJECTS = 0, 1, 2, 3, 4, 5, 7, 32
 DTYPES = ["|b1", "|i1", "|u1", "<i2", ">i4", "<i4", "<i8", "<u8", ">f8", "<f2", "<f4", "<f8", "<c8", ">c16"]
 
 numbers = st.one_of(
@@ -226,3 +228,49 @@ def test_random_columns_are_read_or_refused(code: int, dtype: str, length: int, 
     except (CorruptStateError, LimitExceededError):
         return
     assert len(array) == length <= 8
+
+
+@given(
+    st.lists(st.integers(-(2**33), 2**33), min_size=2, max_size=200),
+    st.integers(0, 2**52),
+    st.sampled_from([np.int8, np.int16, np.int32, np.int64]),
+)
+def test_times_take_what_their_distances_need(distances: list[int], first: int, width: type) -> None:
+    bounds = np.iinfo(width)
+    ticks = np.cumsum([first, *(max(min(one, bounds.max), bounds.min) for one in distances)])
+    times = ticks / 2.0**22
+    stored = encode_column(times, progressions=True)
+    np.testing.assert_array_equal(
+        decode_column(stored, max_length=1000, progressions=True).view("u8"), times.view("u8")
+    )
+    if stored[0] == TIMES:
+        assert len(stored[3]) <= 8 + (len(times) - 1) * 4
+
+
+def test_the_times_of_a_clock_take_half_of_their_room_or_less() -> None:
+    clock = np.array([time.time() + step * 0.001 for step in range(10_000)])
+    code, _, _, payload = encode_column(clock, progressions=True)
+    assert (code, len(payload)) == (TIMES, 8 + 2 * 9_999)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [[-0.0, 1.0], [math.nan, 1.0], [math.inf, 1.0], [1e300, 1.0], [0.1, 0.2], [2.0**40, -(2.0**40)], [1e-300, 1.0]],
+)
+def test_what_are_no_times_is_stored_bit_for_bit_all_the_same(odd: list[float]) -> None:
+    array = np.array([0.1, *odd])
+    stored = encode_column(array, progressions=True)
+    back = decode_column(stored, max_length=8, progressions=True)
+    np.testing.assert_array_equal(back.view("u8"), array.view("u8"))
+
+
+def test_times_whose_bytes_are_too_few_or_too_many_are_refused() -> None:
+    code, dtype, length, payload = encode_column(np.arange(20) * 1.25 + 0.1 * 0 + 2.0**30 + 2.0**-22, progressions=True)
+    assert code == TIMES
+    for wrong in (payload[:-1], payload + b"1", payload[:8], b""):
+        with pytest.raises(CorruptStateError):
+            decode_column([code, dtype, length, wrong], max_length=64, progressions=True)
+    with pytest.raises(CorruptStateError):
+        decode_column([code, dtype, 1, payload[:8]], max_length=64, progressions=True)
+    with pytest.raises(CorruptStateError):  # in state files, which know nothing of it
+        decode_column([code, dtype, length, payload], max_length=64)

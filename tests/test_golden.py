@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from asynchub import EarlyStopping, MessageHub, ScalarUpdated
+from asynchub.snapshot import read_head
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,3 +44,21 @@ async def test_the_events_of_that_state_come_back_in_order() -> None:
         past = [event async for event in events]
     assert [event.seq for event in past] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert [event.step for event in past] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+
+
+def test_a_snapshot_of_version_1_1_is_read() -> None:
+    path = GOLDEN / "hub-1.1.ahs"
+    head = read_head(path)
+    assert (head.run_id, head.seq) == ("00112233445566778899aabbccddeeff", 602)
+    hub = MessageHub("reader")
+    hub.load(path)
+    assert (hub.run_id, hub.step) == (head.run_id, 299)
+    losses = hub.get_scalar("train/loss").records(-1)
+    assert losses.values.tolist() == [float(np.float32(1 / (step + 1))) for step in range(300)]
+    ticks = [number * 0.004 + 1.7e9 + 0.000123 for number in (3, 5, 7)]
+    assert losses.times[1:4].tolist() == ticks
+    assert hub.get_scalar("train/right").data[0].tolist() == [step % 7 for step in range(300)]
+    weights = hub.get_info("weights")
+    assert (weights.dtype.str, weights.tolist()) == (">f4", list(range(2000)))
+    tensor = hub.get_info("tensor")
+    assert torch.equal(tensor, torch.arange(3000).to(torch.bfloat16))
