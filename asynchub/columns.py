@@ -15,14 +15,11 @@ Stored form: bit-exact or refused. ``[code, dtype, length, payload]``, builtins 
     3    ``<i2`` to i8   the values as ``|i1``
     4    ``<i4``, i8     the values as ``<i2``
     5    ``<i8``         the values as ``<i4``
-    6    ``<i8``         the first value and the distance of each to the next, always the same
-    7    ``<f8``         times: the first, in ticks of 2^-22 s, as ``<i8``, and the distance of each to the next, as
-                         ``|i1``, ``<i2`` or ``<i4``
+    6    ``<i8``         the first value and the distance of each to the next, always the same (*)
+    7    ``<f8``         times, in ticks of 2^-22 s; see ``docs/formats/snapshot.md`` (*: not in state files)
     32   ``|O``          ASCII, joined by commas: ``i`` and a hexadecimal integer, ``f`` and the 16 hexadecimal digits
                          of a big-endian double, or ``b0``, ``b1``
     ==== =============== ==============================================================
-
-    Codes 6 and 7 are written in snapshots and journals only.
 """
 
 from __future__ import annotations
@@ -48,13 +45,11 @@ PACKED_AS = {FLOAT64: "d", np.dtype(np.int64): "q"}
 """Columns that may take many numbers at once, and their ``struct`` codes."""
 OWN_DTYPE = {kind: np.asarray(kind()).dtype for kind in (bool, int, float)}
 
-RAW, SINGLE, INT8, INT16, INT32, OBJECTS = 0, 2, 3, 4, 5, 32
+RAW, SINGLE, INT8, INT16, INT32, TIMES, OBJECTS = 0, 2, 3, 4, 5, 7, 32
 CONSTANT = 1
 """Code of a column that is one value throughout."""
 PROGRESSION = 6
 """Code of a column whose values are equally far apart."""
-TIMES = 7
-"""Code of a column of times, as ``time.time`` tells them."""
 TICKS = 2.0**22
 """Ticks in a second: how finely a double can tell a time from 2004 to 2038, in seconds since the epoch."""
 NUMBERS = {
@@ -64,6 +59,7 @@ NUMBERS = {
     *(order + kind for order in "<>" for kind in ("i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")),
 }
 """The dtypes of numbers that have a stored form."""
+_TIMES = struct.Struct("<qII")
 NARROW = {INT8: "|i1", INT16: "<i2", INT32: "<i4"}
 ITEM = re.compile(r"i-?[0-9a-f]+|f[0-9a-f]{16}|b[01]")
 
@@ -259,19 +255,23 @@ def encode_column(array: Array, *, progressions: bool = False) -> list[Any]:
 
 
 def _in_ticks(array: Array) -> bytes | None:
-    """Return times as ticks; None if that does not hold them bit for bit in half the room."""
+    """Return times as ticks; None if that does not hold them bit for bit in about half the room."""
     with np.errstate(all="ignore"):
         for some in (array[:64], array):
             ticks = (some * TICKS).astype("<i8")
             if len(some) < 2 or not bool((_bits(ticks / TICKS) == _bits(some)).all()):
                 return None
     distances = np.diff(ticks)
-    low, high = int(distances.min()), int(distances.max())
-    for small in NARROW.values():
-        bounds = np.iinfo(small)
-        if bounds.min <= low and high <= bounds.max:
-            return ticks[:1].tobytes() + distances.astype(small).tobytes()
-    return None
+    best, least = b"", 8 * len(array)
+    for width in (1, 2, 4):
+        bounds = np.iinfo(f"i{width}")
+        far = (distances <= bounds.min) | (distances > bounds.max)
+        size = width * len(distances) + 8 * int(np.count_nonzero(far))
+        if size < least:
+            near = np.where(far, bounds.min, distances).astype(f"<i{width}")
+            left = distances[far]
+            best, least = _TIMES.pack(ticks[0], width, len(left)) + near.tobytes() + left.tobytes(), size
+    return best or None
 
 
 def _is_progression(array: Array) -> bool:
@@ -282,7 +282,9 @@ def _is_progression(array: Array) -> bool:
     return True
 
 
-def decode_column(column: Any, *, max_length: int, writable: bool = True, progressions: bool = False) -> Array:
+def decode_column(
+    column: Any, *, max_length: int, writable: bool = True, progressions: bool = False, out: Array | None = None
+) -> Array:
     """Return the array that ``encode_column`` took, in its own memory.
 
     Args:
@@ -290,6 +292,7 @@ def decode_column(column: Any, *, max_length: int, writable: bool = True, progre
         max_length: values to allocate at most.
         writable: give every value its own memory. If false, values that are all the same share one cell.
         progressions: whether the codes 6 and 7 are allowed.
+        out: where to put it, of that length and dtype; None for new memory. Objects have new memory in any case.
 
     Raises:
         LimitExceededError: it has more than ``max_length`` values.
@@ -324,21 +327,30 @@ def decode_column(column: Any, *, max_length: int, writable: bool = True, progre
         array = _numbers(payload, NARROW[code], length)
     else:
         raise CorruptStateError(f"a stored column of {dtype} has the unknown code {code}")
-    if not writable and code == CONSTANT:
+    if out is None and code == CONSTANT and not writable:
         return array
+    out = np.empty(length, dtype) if out is None else out
     with np.errstate(all="ignore"):
-        return array.astype(dtype)
+        out[:] = array
+    return out
 
 
 def _from_ticks(payload: bytes, length: int) -> Array:
-    width = (len(payload) - 8) // max(length - 1, 1)
-    if length < 2 or width not in (1, 2, 4) or len(payload) != 8 + width * (length - 1):
+    """Return the times that ``_in_ticks`` made a payload of."""
+    first, width, count = _TIMES.unpack_from(payload) if len(payload) >= _TIMES.size else (0, 0, 0)
+    end = _TIMES.size + width * (length - 1)
+    if length < 2 or width not in (1, 2, 4) or len(payload) != end + 8 * count:
         raise CorruptStateError(f"a stored column of {length} times has {len(payload)} bytes")
     ticks = np.empty(length, "<i8")
-    ticks[0] = np.frombuffer(payload, "<i8", 1)[0]
-    ticks[1:] = np.frombuffer(payload, f"<i{width}", offset=8)
+    ticks[0] = first
+    distances = ticks[1:]
+    distances[:] = np.frombuffer(payload, f"<i{width}", length - 1, _TIMES.size)
+    far = np.flatnonzero(distances == np.iinfo(f"i{width}").min)
+    if len(far) != count:
+        raise CorruptStateError(f"{len(far)} stored times are far from the one before, and {count} should be")
+    distances[far] = np.frombuffer(payload, "<i8", count, end)
     with np.errstate(all="ignore"):
-        return np.cumsum(ticks) / TICKS
+        return np.cumsum(ticks, out=ticks) / TICKS
 
 
 def _bits(array: Array) -> Array:

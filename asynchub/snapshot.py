@@ -356,23 +356,30 @@ def _read_columns(file: BufferedReader, columns: list[_Column]) -> list[Array]:
     unpaid = 0
     arrays = []
     for dtype, length, chunks in columns:
-        parts = list(_parts(file, dtype, length, chunks))
-        if not parts:
-            arrays.append(np.empty(0, dtype))
-        elif _takes_one_cell(chunks) and len({part[:1].tobytes() for part in parts}) == 1:
+        if not _takes_one_cell(chunks):
+            whole = np.empty(length, dtype)
+            for start, chunk in _chunks(file, dtype, length, chunks):
+                part = whole[start : start + CHUNK]
+                decoded = decode_column(chunk, max_length=CHUNK, progressions=True, out=part)
+                if decoded is not part:
+                    part[:] = decoded
+            arrays.append(whole)
+            continue
+        parts = [
+            decode_column(chunk, max_length=CHUNK, writable=False, progressions=True)
+            for _, chunk in _chunks(file, dtype, length, chunks)
+        ]
+        if len({part[:1].tobytes() for part in parts}) == 1:
             arrays.append(np.broadcast_to(parts[0][:1], length))
-        else:
-            if _takes_one_cell(chunks):  # somebody took the trouble to find other bytes of the same checksum
-                unpaid += length
-                if unpaid > UNPAID:
-                    raise LimitExceededError(f"{unpaid} values take no room in the file, more than are allowed")
-            arrays.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            continue
+        unpaid += length  # somebody took the trouble to find other bytes of the same checksum
+        if unpaid > UNPAID:
+            raise LimitExceededError(f"{unpaid} values take no room in the file, more than are allowed")
+        arrays.append(np.concatenate(parts))
     return arrays
 
 
-def _parts(file: BufferedReader, dtype: str, length: int, chunks: list[list[int]]) -> Iterator[Array]:
-    """Yield what each chunk of the next column of a file holds."""
-    for number, (code, size, checksum) in enumerate(chunks):
-        count = min(CHUNK, length - number * CHUNK)
-        chunk = [code, dtype, count, read_chunk(file, size, checksum)]
-        yield decode_column(chunk, max_length=CHUNK, writable=False, progressions=True)
+def _chunks(file: BufferedReader, dtype: str, length: int, chunks: list[list[int]]) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the chunks of the next column of a file, as ``decode_column`` takes them, and where each begins."""
+    for start, (code, size, checksum) in zip(range(0, length, CHUNK), chunks, strict=True):
+        yield start, [code, dtype, min(CHUNK, length - start), read_chunk(file, size, checksum)]
