@@ -113,13 +113,24 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 trees = st.recursive(scalars | arrays, _containers, max_leaves=12)
 
 
-@settings(max_examples=1000)
-@given(trees)
-def test_a_random_tree_comes_back_and_gives_the_same_bytes_again(tree: Any) -> None:
+def _check_round_trip(tree: Any) -> None:
     data = dumps(tree)
     back = loads(data)
     assert difference(tree, back) == ""
     assert dumps(back) == data
+
+
+@settings(max_examples=1000)
+@given(trees)
+def test_a_random_tree_comes_back_and_gives_the_same_bytes_again(tree: Any) -> None:
+    _check_round_trip(tree)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000)
+@given(trees)
+def test_ten_thousand_random_trees_do(tree: Any) -> None:
+    _check_round_trip(tree)
 
 
 @settings(max_examples=300)

@@ -197,9 +197,13 @@ def test_a_byte_too_many_is_refused(path: Path) -> None:
         read_snapshot(path)
 
 
-def test_random_bursts_are_refused(path: Path, rng: np.random.Generator) -> None:
+BY_THE_THOUSAND = pytest.mark.parametrize("many", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+
+
+@BY_THE_THOUSAND
+def test_random_bursts_are_refused(path: Path, rng: np.random.Generator, many: int) -> None:
     whole = small(path)
-    for _ in range(2000):
+    for _ in range(many):
         damaged = bytearray(whole)
         start, length = int(rng.integers(len(whole))), int(rng.integers(1, 40))
         damaged[start : start + length] = rng.bytes(len(damaged[start : start + length]))
@@ -209,13 +213,14 @@ def test_random_bursts_are_refused(path: Path, rng: np.random.Generator) -> None
                 read_snapshot(path)
 
 
-def test_mutants_with_right_checksums_raise_nothing_but_state_errors(path: Path, seed: int) -> None:
+@BY_THE_THOUSAND
+def test_mutants_with_right_checksums_raise_nothing_but_state_errors(path: Path, seed: int, many: int) -> None:
     generator = random.Random(seed)
     whole = small(path)
     begin, length = struct.unpack_from("<QQ", whole, len(whole) - TAIL_SIZE)
     chunks, manifest = whole[HEAD_SIZE:begin], whole[begin : begin + length]
     assert sealed(chunks, manifest)[HEAD_SIZE:] == whole[HEAD_SIZE:]
-    for _ in range(4000):
+    for _ in range(many):
         mutant = bytearray(manifest)
         for _ in range(generator.randint(1, 3)):
             mutant[generator.randrange(len(mutant))] = generator.randrange(256)
