@@ -28,7 +28,7 @@ from asynchub.journal.frames import (
     later_frame,
     read_head,
 )
-from asynchub.journal.tail import scan
+from asynchub.journal.tailing import scan
 
 __all__ = ("Damage", "Journaled", "Mode", "Segment", "read_journal", "segment_files")
 
