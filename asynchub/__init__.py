@@ -40,6 +40,7 @@ from asynchub.subscription import Subscription, SubscriptionStatistics
 from asynchub.watch import Watch
 
 if TYPE_CHECKING:
+    from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
     from asynchub.journal.recovering import recover
     from asynchub.subscribers.console import ConsoleLogger
@@ -87,6 +88,7 @@ __all__ = (
     "Subscription",
     "SubscriptionStatistics",
     "Watch",
+    "follow",
     "recover",
 )
 
@@ -100,6 +102,7 @@ _LAZY = {
     "JsonlLogger": "subscribers.jsonl",
     "ReduceLROnPlateau": "subscribers.plateau",
     "SchedulerStep": "subscribers.scheduler_step",
+    "follow": "journal.following",
     "recover": "journal.recovering",
 }
 
