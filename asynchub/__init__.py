@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from asynchub.channels import SubscriptionStatistics
 from asynchub.errors import AsyncHubError
 from asynchub.events import (
     CheckpointRequested,
@@ -25,9 +26,12 @@ from asynchub.events import (
     RequestApplied,
     RequestRefused,
     Rewound,
+    SaveFailed,
     ScalarUpdated,
     SkipRequested,
+    StateDamaged,
     StateLoaded,
+    StateSaved,
     StopRequested,
     SubscriberFailed,
 )
@@ -36,7 +40,8 @@ from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
 from asynchub.manager import ManagerMeta, ManagerMixin
 from asynchub.runner import Attachment, Subscriber
-from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.saving import PendingSave
+from asynchub.subscription import Subscription
 from asynchub.watch import Watch
 
 if TYPE_CHECKING:
@@ -73,15 +78,19 @@ __all__ = (
     "MessageHub",
     "ParameterChangeRequested",
     "ParameterChanged",
+    "PendingSave",
     "ReduceLROnPlateau",
     "Request",
     "RequestApplied",
     "RequestRefused",
     "Rewound",
+    "SaveFailed",
     "ScalarUpdated",
     "SchedulerStep",
     "SkipRequested",
+    "StateDamaged",
     "StateLoaded",
+    "StateSaved",
     "StopRequested",
     "Subscriber",
     "SubscriberFailed",

@@ -9,24 +9,25 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from asynchub.bus import EventBus
 from asynchub.control import ControlSubscriber, SettlePoint
-from asynchub.errors import ArgumentError, SubscribersFailedError
+from asynchub.errors import ArgumentError, StateError, SubscribersFailedError
 from asynchub.events import SubscriberFailed
 from asynchub.every import EPOCH_KEY, Every
 from asynchub.loops import Latch
 from asynchub.runner import Attachment, OnError, Runner
 from asynchub.settled import SettledSubscription
+from asynchub.standing import as_saved, from_seq, is_stateful, state_of
 from asynchub.subscription import Publisher, Subscription
 from asynchub.tapping import TapAttachment, Tapping
 from asynchub.taps import Tap
 from asynchub.terms import Past, Terms, check_subscriber
 
-__all__ = ("Attachments", "handled")
+__all__ = ("Attachments",)
 
 logger = logging.getLogger("asynchub")
 _ON_ERROR = ("detach", "restart", "raise")
@@ -92,11 +93,11 @@ class Attachments:
         with self._lock:
             terms = replace(terms, every=terms.rate(self._record))
             name = self._free_name(name, subscriber)
-            saved = self._saved.get(name) if _is_stateful(subscriber) else None
+            saved = self._saved.get(name) if is_stateful(subscriber) else None
             first = terms
             if saved is not None and terms.replay == "none":
-                terms = _as_saved(terms, saved)
-                first = _since(terms, saved["seq"])
+                terms = as_saved(terms, saved)
+                first = from_seq(terms, saved["seq"])
             subscription = self._open(first, name, role)
             attachment = Attachment(name, subscriber, role, on_error, subscription, self.detach)
             if saved is not None:
@@ -188,7 +189,7 @@ class Attachments:
 
     def _renew(self, attachment: Attachment, since: int) -> None:
         attachment.subscription = self._open(
-            _since(self._terms[attachment.name], since), attachment.name, attachment.role
+            from_seq(self._terms[attachment.name], since), attachment.name, attachment.role
         )
         attachment.error = None
         self._start(attachment)
@@ -265,11 +266,20 @@ class Attachments:
 
     # --- state
 
-    def capture(self) -> tuple[Latch, dict[str, Any]]:
+    @property
+    def awaited(self) -> list[Attachment]:
+        """The observers that run and have a state: saving waits until they have got there."""
+        return [one for one in self.observers if self.runner is not None and is_stateful(one.subscriber)]
+
+    def capture(self, freeze: Callable[[], None]) -> tuple[Latch, dict[str, Any]]:
         """Begin to take the state of every stateful subscriber, each between two events.
 
-        Running observers first handle all that was published so far: what is neither scalar nor info, a decision say,
-        is in no history, and could not be handed out again. Control subscribers are taken where they are.
+        Running observers are taken when they have handled all that was published up to now, and nothing newer: what is
+        neither scalar nor info, a decision say, is in no history, and could not be handed out again. Control
+        subscribers are taken where they are.
+
+        Args:
+            freeze: called with log and record as they are now.
 
         Returns:
             A latch that is set when all are taken, and the dict that they are put in: name to ``{"state", "seq"}``,
@@ -277,38 +287,39 @@ class Attachments:
         """
         states: dict[str, Any] = {}
         latch = Latch()
-        stateful = [one for one in self if _is_stateful(one.subscriber)]
-        left = [len(stateful)]
+        with self._bus.collecting:  # nobody reads on
+            with self._bus.still():
+                freeze()
+                awaited = self.awaited
+                stateful = [
+                    (one, one.subscription, self._terms.get(one.name), one.subscription.mark() if one in awaited else 0)
+                    for one in self
+                    if is_stateful(one.subscriber)
+                ]
+            left = [len(stateful)]
 
-        def take(attachment: Attachment) -> None:
-            try:
-                states[attachment.name] = self._state_of(attachment)
-            except Exception as error:  # this may be the reader's thread: whoever saves is to have it
-                states[attachment.name] = error
-            left[0] -= 1
-            if not left[0]:
+            def take(attachment: Attachment, subscription: Subscription, terms: Terms | None) -> None:
+                name = attachment.name
+                try:
+                    if attachment.subscription is not subscription:
+                        raise StateError(f"{name!r} got a loaded state before its own was taken; save again")
+                    states[name] = state_of(attachment, terms)
+                except Exception as error:  # this may be the reader's thread: whoever saves is to have it
+                    states[name] = error
+                left[0] -= 1
+                if not left[0]:
+                    latch.set()
+
+            if not stateful:
                 latch.set()
-
-        if not stateful:
-            latch.set()
-        for attachment in stateful:
-            running = attachment.role == "observer" and self.runner is not None
-            position = attachment.subscription.end_position() if running else 0
-            attachment.subscription.when_handled(position, functools.partial(take, attachment))
+            for attachment, subscription, terms, position in stateful:
+                subscription.when_handled(position, functools.partial(take, attachment, subscription, terms))
         return latch, states
 
     def control_states(self) -> dict[str, dict[str, Any]]:
         """Return the states of the control subscribers that have one, by name, as ``capture`` does."""
-        controls = [one for one in self if one.role == "control" and _is_stateful(one.subscriber)]
-        return {one.name: self._state_of(one) for one in controls}
-
-    def _state_of(self, attachment: Attachment) -> dict[str, Any]:
-        subscriber: Any = attachment.subscriber
-        saved = {"state": subscriber.state_dict(), "seq": attachment.subscription.last_seq}
-        terms = self._terms.get(attachment.name)
-        if terms is not None and isinstance(terms.every, Every):
-            saved["every"] = terms.every.state_dict()
-        return saved
+        controls = [one for one in self if one.role == "control" and is_stateful(one.subscriber)]
+        return {one.name: state_of(one, self._terms.get(one.name)) for one in controls}
 
     def keep_states(self, states: Mapping[str, dict[str, Any]]) -> None:
         """Keep saved states for subscribers that are attached later."""
@@ -323,7 +334,7 @@ class Attachments:
                 if isinstance(terms.every, Every):
                     terms.every.begin(self._record.step, self._record.get_info(EPOCH_KEY))
             for attachment in self:
-                if attachment.name not in self._saved or not _is_stateful(attachment.subscriber):
+                if attachment.name not in self._saved or not is_stateful(attachment.subscriber):
                     continue
                 saved = self._saved.pop(attachment.name)
                 control = self._controls.pop(attachment.name, None)
@@ -331,52 +342,14 @@ class Attachments:
                     control.end()
                     self._settle_point.remove(control)
                 old = attachment.subscription
-                terms = self._terms[attachment.name] = _as_saved(self._terms[attachment.name], saved)
+                terms = self._terms[attachment.name] = as_saved(self._terms[attachment.name], saved)
                 running = attachment.role == "observer" and self.runner is not None
                 if running:  # it gets its state when it has come back from the event it is at
                     self._reloads[attachment.name] = saved["state"]
                 else:
                     subscriber: Any = attachment.subscriber
                     subscriber.load_state_dict(saved["state"])
-                attachment.subscription = self._open(_since(terms, saved["seq"]), attachment.name, attachment.role)
+                attachment.subscription = self._open(from_seq(terms, saved["seq"]), attachment.name, attachment.role)
                 if not running:
                     self._start(attachment)
                 old.finish()
-
-
-def _is_stateful(subscriber: object) -> bool:
-    return callable(getattr(subscriber, "state_dict", None)) and callable(getattr(subscriber, "load_state_dict", None))
-
-
-def _as_saved(terms: Terms, saved: dict[str, Any]) -> Terms:
-    """Return ``terms`` with a rate that goes on from where the saved one was."""
-    if not isinstance(terms.every, Every) or "every" not in saved:
-        return terms
-    every = Every(terms.every.every)
-    every.load_state_dict(saved["every"])
-    return replace(terms, every=every)
-
-
-def _since(terms: Terms, seq: int) -> Terms:
-    return replace(terms, replay="none", since=seq)
-
-
-def handled(attachments: Iterable[Attachment]) -> Latch:
-    """Return a latch that is set when each of ``attachments`` has handled all that was published so far."""
-    waiting = list(attachments)
-    latch = Latch()
-    left = [len(waiting)]
-    lock = threading.Lock()
-
-    def done() -> None:
-        with lock:
-            left[0] -= 1
-            if left[0]:
-                return
-        latch.set()
-
-    if not waiting:
-        latch.set()
-    for attachment in waiting:
-        attachment.subscription.when_handled(attachment.subscription.end_position(), done)
-    return latch

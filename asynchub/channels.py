@@ -18,7 +18,7 @@ from asynchub.events import Event, EventsDropped
 from asynchub.patterns import matcher
 from asynchub.stretches import Stretch
 
-__all__ = ("Channel", "Cursor", "Overflow", "Selection")
+__all__ = ("Channel", "Cursor", "Overflow", "Selection", "SubscriptionStatistics")
 
 Overflow = Literal["drop_oldest", "latest", "block", "raise"]
 """What a reader that falls behind its ``max_lag`` loses.
@@ -62,6 +62,33 @@ class Selection:
         if not kinds:
             return lambda key, kind: matches(key)
         return lambda key, kind: matches(key) or issubclass(kind, kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStatistics:
+    """How a subscription is doing.
+
+    Attributes:
+        name: its name.
+        lag: events published and not yet handed out.
+        delivered: events handed out.
+        dropped: events lost because it fell behind, or replaced by newer ones (``overflow="latest"``).
+        errors: how often its subscriber raised.
+        busy_seconds: time between handing out events and the next ask, summed; awaits included.
+        max_lag: how many events it may be behind.
+        overflow: what happens beyond.
+        closed: whether it was closed.
+    """
+
+    name: str
+    lag: int
+    delivered: int
+    dropped: int
+    errors: int
+    busy_seconds: float
+    max_lag: int
+    overflow: Overflow
+    closed: bool
 
 
 class Cursor:

@@ -1,8 +1,9 @@
 """The main job: a small convolutional network on scikit-learn's handwritten digits, recorded, watched and steered.
 
 Everything about the run goes through one hub: a console or a progress bar shows it, JSONL and CSV keep it, early
-stopping and plateau scheduling decide at the end of each epoch, and hub and model are saved there. A run that is killed
-at any moment goes on with ``resume`` as if it had not been.
+stopping and plateau scheduling decide at the end of each epoch, and the model is saved there. A run that is killed at
+any moment goes on with ``resume`` as if it had not been: the journal has every event, and the checkpoint of the model
+says up to which of them the run counts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from asynchub.errors import ArgumentError
+from asynchub.generations import list_generations
 from asynchub.hub import MessageHub
+from asynchub.journal.journal import Journal
+from asynchub.journal.recovering import recover
 from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.csv import CsvLogger
 from asynchub.subscribers.early_stopping import EarlyStopping
@@ -93,8 +97,8 @@ class Digits:
 class Training:
     """A network, its optimizer and its checkpoints.
 
-    A checkpoint is two files: ``model-N.pt``, and ``hub.state``, which names it. The second replaces its predecessor
-    atomically, and with that the checkpoint counts.
+    A checkpoint is one file, ``model-N.pt``, that is there when it is whole. It names the event of the journal at which
+    the run goes on from it.
     """
 
     def __init__(self, hub: MessageHub, run: Path, seed: int) -> None:
@@ -146,30 +150,24 @@ class Training:
             }
         )
 
-    def write_model(self, epoch: int) -> None:
-        """Write ``model-N.pt`` and have the hub name it."""
+    def write_model(self, epoch: int, mark: dict[str, Any]) -> None:
+        """Write ``model-N.pt``, to go on from ``mark``; it counts when all before that is on the disk."""
         path = self._run / f"model-{epoch:04}.pt"
         temporary = path.with_suffix(".tmp")
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "mark": mark}
         with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        self.hub.update_info("checkpoint", path.name)
+        for other in self._run.glob("model-*"):
+            if other != path:
+                other.unlink()
 
-    def forget_other_models(self) -> None:
-        """Delete what the saved state does not name."""
-        named = self.hub.get_info("checkpoint")
-        for path in self._run.glob("model-*"):
-            if path.name != named:
-                path.unlink()
-
-    def read_model(self) -> None:
-        """Load the model that the hub names."""
-        state = torch.load(self._run / str(self.hub.get_info("checkpoint")))
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def take_in(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from what ``write_model`` wrote."""
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
 
     def begin_epoch(self, epoch: int) -> None:
         """Say which epoch this is."""
@@ -178,21 +176,26 @@ class Training:
     def run(self, epochs: int) -> None:
         """Train as a plain script."""
         with self.hub:
+            self.hub.save(self._run)  # before the first step, so that loggers can be brought back to there
+            self.write_model(self.hub.get_info("epoch", 0), self.hub.mark())
             for epoch in range(self.hub.get_info("epoch", 0) + 1, epochs + 1):
                 self.begin_epoch(epoch)
                 for images, labels in self.digits.batches(epoch):
                     self.step(images, labels)
                 self.evaluate()
                 self.hub.settle()
-                self.write_model(epoch)
-                self.hub.save(self._run / "hub.state")
-                self.forget_other_models()
+                self.hub.async_save(self._run)
+                mark = self.hub.mark()
+                self.hub.commit()
+                self.write_model(epoch, mark)
                 if self.hub.stop_requested:
                     break
 
     async def run_async(self, epochs: int) -> None:
         """Train as an asyncio program, fed by an async pipeline."""
         async with self.hub:
+            await self.hub.saved(self._run)
+            self.write_model(self.hub.get_info("epoch", 0), self.hub.mark())
             for epoch in range(self.hub.get_info("epoch", 0) + 1, epochs + 1):
                 self.begin_epoch(epoch)
                 async with self.digits.pipeline(epoch) as batches:
@@ -200,9 +203,10 @@ class Training:
                         self.step(images, labels)
                 self.evaluate()
                 await self.hub.settled()
-                await anyio.to_thread.run_sync(self.write_model, epoch)
-                await self.hub.saved(self._run / "hub.state")
-                self.forget_other_models()
+                self.hub.async_save(self._run)
+                mark = self.hub.mark()
+                await self.hub.committed()
+                await anyio.to_thread.run_sync(self.write_model, epoch, mark)
                 if self.hub.stop_requested:
                     break
 
@@ -216,15 +220,18 @@ def run_demo(settings: Settings, file: TextIO | None = None) -> int:
     """
     run = _folder(settings)
     torch.set_num_threads(1)  # the network is too small for more, and the same threads give the same sums
-    hub = MessageHub(f"demo {run.name}")
-    training = Training(hub, run, settings.seed)
-    if settings.resume:
-        hub.load(run / "hub.state")
+    checkpoint = _newest_checkpoint(run)
+    if (run / "journal").exists():
+        hub = recover(run, mark=checkpoint and checkpoint["mark"])
         _check_resumable(hub, settings, run)
-        training.read_model()
-        print(f"resuming {run} after epoch {hub.get_info('epoch')}, step {hub.step}", file=file)
+        print(f"resuming {run} after epoch {hub.get_info('epoch', 0)}, step {hub.step}", file=file)
     else:
+        hub = MessageHub(f"demo {run.name}")
         hub.update_info("seed", settings.seed)
+    training = Training(hub, run, settings.seed)
+    if checkpoint:
+        training.take_in(checkpoint)
+    hub.attach(Journal(run / "journal"))
     hub.attach(EarlyStopping("val/accuracy", mode="max", patience=settings.patience))
     hub.attach(ReduceLROnPlateau(training.optimizer, "val/loss", factor=0.5, patience=2))
     hub.attach(JsonlLogger(run / "metrics.jsonl"))
@@ -239,6 +246,8 @@ def run_demo(settings: Settings, file: TextIO | None = None) -> int:
             anyio.run(training.run_async, settings.epochs)
         else:
             training.run(settings.epochs)
+    else:
+        hub.close()
     print(_summary(hub, run, settings, hub.step - first_step, time.perf_counter() - start), file=file)
     return 0
 
@@ -248,8 +257,8 @@ def _folder(settings: Settings) -> Path:
         raise ArgumentError(f"epochs and patience must be above 0, got {settings.epochs} and {settings.patience}")
     run = settings.run or Path("asynchub-demo")
     if settings.resume:
-        if not (run / "hub.state").exists():
-            raise ArgumentError(f"nothing to resume in {run}: it has no hub.state; leave out --resume to begin a run")
+        if not (run / "journal").exists():
+            raise ArgumentError(f"nothing to resume in {run}: it has no journal; leave out --resume to begin a run")
         return run
     number = 2
     while run.exists() and any(run.iterdir()):
@@ -259,6 +268,11 @@ def _folder(settings: Settings) -> Path:
         number += 1
     run.mkdir(parents=True, exist_ok=True)
     return run
+
+
+def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
+    paths = sorted(run.glob("model-*.pt"))
+    return dict(torch.load(paths[-1])) if paths else None
 
 
 def _check_resumable(hub: MessageHub, settings: Settings, run: Path) -> None:
@@ -281,8 +295,9 @@ def _summary(hub: MessageHub, run: Path, settings: Settings, steps: int, seconds
     files = {
         "metrics.jsonl": f"every event ({events:,})",
         "metrics.csv": "the scalars, one row a step",
-        "hub.state": "the resumable state of hub and subscribers",
-        str(hub.get_info("checkpoint")): "the network and its optimizer",
+        "journal": "the same, from where a killed run comes back",
+        list_generations(run)[0].name: "a snapshot of hub and subscribers, to resume from at once",
+        f"model-{hub.get_info('epoch'):04}.pt": "the network and its optimizer",
     }
     lines = [
         "",

@@ -38,7 +38,8 @@
         ├── LimitExceededError     stored data asks for more than the limits allow
         ├── CorruptStateError      stored data is damaged, truncated or foreign
         │   └── JournalCorruptError    events that a journal had promised cannot be read
-        └── JournalError           a journal cannot be used in this way, or is used by somebody else
+        ├── JournalError           a journal cannot be used in this way, or is used by somebody else
+        └── SaveFailedError        an earlier save in the background failed
 
 Each also derives from the built-in error that callers of mmengine catch today.
 """
@@ -72,6 +73,7 @@ __all__ = (
     "NotAScalarError",
     "PatternError",
     "ResumedFlagError",
+    "SaveFailedError",
     "ScheduleError",
     "StateDictError",
     "StateError",
@@ -351,3 +353,22 @@ class JournalCorruptError(CorruptStateError):
 
 class JournalError(StateError, RuntimeError):
     """A journal cannot be used in this way, or is used by somebody else."""
+
+
+class SaveFailedError(StateError, OSError):
+    """An earlier save in the background failed, and nobody had been told; the save that raises this was written.
+
+    An ``OSError``, as what callers catch around a save that the disk may refuse.
+
+    Attributes:
+        path: the file that was written now.
+        failed_path: the file that was not written before.
+    """
+
+    def __init__(self, path: object, failed_path: object, error: BaseException) -> None:
+        super().__init__(
+            f"the state was written to {path}, but an earlier save in the background, to {failed_path}, had failed: "
+            f"{type(error).__name__}: {error}; call wait() on what async_save returns to hear of it at once"
+        )
+        self.path = path
+        self.failed_path = failed_path

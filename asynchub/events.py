@@ -36,9 +36,12 @@ __all__ = (
     "RequestApplied",
     "RequestRefused",
     "Rewound",
+    "SaveFailed",
     "ScalarUpdated",
     "SkipRequested",
+    "StateDamaged",
     "StateLoaded",
+    "StateSaved",
     "StopRequested",
     "SubscriberFailed",
     "scalar_updated",
@@ -102,6 +105,33 @@ class StateLoaded(Event):
 
     key: str = "hub/state_loaded"
     source: str = "dict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSaved(Event):
+    """The hub's state was written to the file ``path``; its newest event has the ``seq`` ``saved_seq``."""
+
+    key: str = "hub/state_saved"
+    path: str
+    saved_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveFailed(Event):
+    """A save in the background to ``path`` failed with ``error`` (``Type: text``); an old file is untouched."""
+
+    key: str = "hub/save_failed"
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateDamaged(Event):
+    """The file ``path``, newer than the one that was loaded, could not be read for ``error`` (``Type: text``)."""
+
+    key: str = "hub/state_damaged"
+    path: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from asynchub.attachments import Attachments
-from asynchub.channels import Overflow, Selection
+from asynchub.channels import Overflow, Selection, SubscriptionStatistics
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError
-from asynchub.events import Event, InfoUpdated, Marked, Request, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
 from asynchub.history import HistoryBuffer, Records
 from asynchub.loops import in_event_loop
 from asynchub.past import past_events
 from asynchub.record import Record
 from asynchub.runner import Attachment, OnError, Subscriber
-from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.subscription import Subscription
 from asynchub.taps import Tap
 from asynchub.terms import EventFunction, Replay, Terms
 from asynchub.watch import Watch, first_event
@@ -241,18 +241,6 @@ class Feed(Record):
     async def committed(self, timeout: float | None = None) -> None:
         """Do what ``commit`` does without blocking the loop."""
         await self._attachments.tapping.committed(timeout)
-
-    def mark(self) -> dict[str, Any]:
-        """Give the state of the run as it is now a name, to be stored in the checkpoint of the model.
-
-        Publishes a ``Marked`` with the states of control subscribers. ``asynchub.recover(run, mark=...)`` returns a hub
-        as it is now, whatever was published later: that was abandoned, and is not counted twice.
-
-        Returns:
-            ``run_id`` (32 hexadecimal digits), ``seq`` of the ``Marked`` and ``step``: a str and two ints.
-        """
-        marked = self.publish(Marked(states=self._attachments.control_states()))
-        return {"run_id": self.run_id, "seq": marked.seq, "step": self._step}
 
     # --- inside
 

@@ -33,7 +33,7 @@ from asynchub.folding import FOLD_AT, FOLDING, Folding
 from asynchub.ledger import FIELDS, UNSTAMPED, Ledger, Sliceable, numbers, whole
 from asynchub.windows import WindowStatistics, begin
 
-__all__ = ("NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
+__all__ = ("NO_STEP", "FrozenHistory", "HistoryBuffer", "Records", "allow_in_torch_load")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +64,27 @@ class Records(NamedTuple):
     steps: Array
     values: Array
     counts: Array
+
+
+class FrozenHistory(NamedTuple):
+    """What a history was at one moment, to be saved or copied later; ``attributes`` is what others had set on it."""
+
+    kind: type[HistoryBuffer]
+    ledger: Ledger
+    max_length: int
+    attributes: dict[str, Any]
+
+    def packed(self, put: Callable[[Array], Any]) -> dict[str, Any]:
+        """Return the state, with what ``put`` makes of each column in its place."""
+        state = {"max_length": whole(self.max_length), **self.ledger.packed(put)}
+        return {**state, "attributes": self.attributes} if self.attributes else state
+
+    def thawed(self) -> HistoryBuffer:
+        """Return a history of its own."""
+        history = self.kind.__new__(self.kind)
+        history._begin(self.ledger.shared(), self.max_length)
+        history.__dict__.update(self.attributes)
+        return history
 
 
 class HistoryBuffer(Folding, WindowStatistics):
@@ -275,6 +296,11 @@ class HistoryBuffer(Folding, WindowStatistics):
 
     # --- copies and state
 
+    def frozen(self) -> FrozenHistory:
+        """Return what this history is now."""
+        attributes = self._attributes()
+        return FrozenHistory(type(self), self._folded(), self._max_length, attributes and copy.deepcopy(attributes))
+
     def __copy__(self) -> Self:
         other = type(self).__new__(type(self))
         other._begin(self._folded().shared(), self._max_length)
@@ -288,7 +314,8 @@ class HistoryBuffer(Folding, WindowStatistics):
 
     def _attributes(self) -> dict[str, Any]:
         """Return what others set on this object."""
-        return {name: value for name, value in self.__dict__.items() if name not in OWN}
+        mine = self.__dict__
+        return {name: mine[name] for name in mine if name not in OWN} if len(mine) > len(OWN) else {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state, of builtins.
@@ -301,10 +328,7 @@ class HistoryBuffer(Folding, WindowStatistics):
 
     def packed(self, put: Callable[[Array], Any]) -> dict[str, Any]:
         """Return the state, with what ``put`` makes of each column in its place."""
-        state = {"max_length": self._limit, **self._folded().packed(put)}
-        if attributes := self._attributes():
-            state["attributes"] = attributes
-        return state
+        return FrozenHistory(type(self), self._folded(), self._max_length, self._attributes()).packed(put)
 
     def __setstate__(self, state: Mapping[str, Any], get: Callable[[Any], Array] | None = None) -> None:
         """Take the state of a history, or of mmengine's, whose statistics are registered.

@@ -4,9 +4,10 @@
 running loop. Entering again where it was entered nests; only the outermost leaving closes. A hub can be entered again
 after it was left.
 
-Leaving closes every subscription, lets readers handle what is there (at most ``drain_timeout`` seconds), runs their
-``finally``, and returns. At interpreter exit, hubs still entered are left. A forked child keeps its copy of the record
-and none of the readers: it may go on recording, starts no thread, and says so once.
+Leaving waits for saves in the background, closes every subscription, lets readers handle what is there (each at most
+``drain_timeout`` seconds), runs their ``finally``, and returns. At interpreter exit, hubs still entered are left. A
+forked child keeps its copy of the record and none of the readers: it may go on recording, starts no thread, and says so
+once.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any
 from weakref import WeakSet
 
 import anyio.to_thread
-from anyio import get_current_task
+from anyio import CancelScope, get_current_task
 from anyio.lowlevel import current_token
 
 from asynchub.attachments import Attachments
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError, LifecycleError
+from asynchub.loops import Latch
 from asynchub.runner import Runner
 
 __all__ = ("Lifetime",)
@@ -40,6 +42,7 @@ class Lifetime:
         name: of the hub.
         attachments: who runs while it is entered.
         settle_point: where its control subscribers run.
+        saves: returns a latch that is set when no save is under way in the background.
         close_log: closes what else reads.
         forget: called in a forked child.
         backend: of the loop in a thread: ``"asyncio"`` or ``"trio"``.
@@ -54,6 +57,7 @@ class Lifetime:
         name: str,
         attachments: Attachments,
         settle_point: SettlePoint,
+        saves: Callable[[], Latch],
         close_log: Callable[[], None],
         forget: Callable[[], None],
         backend: str,
@@ -66,6 +70,7 @@ class Lifetime:
         self._name = name
         self._attachments = attachments
         self._settle_point = settle_point
+        self._saves = saves
         self._close_log = close_log
         self._forget = forget
         self._backend = backend
@@ -141,11 +146,19 @@ class Lifetime:
             SubscribersFailedError: subscribers with ``on_error="raise"`` failed.
             LifecycleError: a subscriber ignored its cancellation.
         """
-        if self._unnest():
+        if self._depth > 1:
+            self._unnest()
+        else:
             self.close(failing)
 
     def close(self, failing: bool = False) -> None:
         """Close the log and end every subscriber, however deeply it is entered; see ``leave``."""
+        try:
+            self._saves().wait(self._drain_timeout)  # while those whose state they hold still run
+        finally:
+            self._end(failing)
+
+    def _end(self, failing: bool) -> None:
         self._depth = 0
         errors = _Errors(failing)
         attachments = self._attachments
@@ -160,10 +173,15 @@ class Lifetime:
                     runner.stop(self._drain_timeout)
             else:
                 attachments.runner = runner  # on the program's loop, which ends it when it leaves
+        self._say_unsaved(self._saves().wait(self._drain_timeout))
         with errors:
             attachments.end_tap()
             attachments.raise_failures()
         errors.raise_first()
+
+    def _say_unsaved(self, saved: bool) -> None:
+        if not saved:
+            logger.error("hub %r was left, and a save is still under way after %s s", self._name, self._drain_timeout)
 
     # --- async with
 
@@ -185,8 +203,16 @@ class Lifetime:
 
     async def aleave(self, failing: bool) -> None:
         """Leave it; see ``leave``."""
-        if not self._is_owner() or not self._unnest():
+        if not self._is_owner() or (self._depth > 1 and not self._unnest()):
             return
+        try:
+            with CancelScope(shield=True):
+                await self._saves().waited(self._drain_timeout)
+        finally:
+            await self._aend(failing)
+
+    async def _aend(self, failing: bool) -> None:
+        self._unnest()
         self._task = None
         errors = _Errors(failing)
         attachments = self._attachments
@@ -199,9 +225,11 @@ class Lifetime:
             runner, attachments.runner = attachments.runner, None
             if runner is not None:
                 await runner.aclose(self._drain_timeout)
+        with CancelScope(shield=True):
+            self._say_unsaved(await self._saves().waited(self._drain_timeout))
         with errors:
             if attachments.tapping.attachment is not None:
-                with anyio.CancelScope(shield=True):
+                with CancelScope(shield=True):
                     await anyio.to_thread.run_sync(attachments.end_tap)
             attachments.raise_failures()
         errors.raise_first()

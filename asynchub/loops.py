@@ -70,29 +70,39 @@ class LoopHandle:
 
 
 class Latch:
-    """Set once, from any thread; waited for by a thread or by a task."""
+    """Set once, from any thread; waited for by any number of threads and tasks."""
 
     def __init__(self) -> None:
         self._set = threading.Event()
-        self._wake: Callable[[], object] | None = None
+        self._wakes: list[Callable[[], object]] = []
 
     def set(self) -> None:
         self._set.set()
-        if self._wake is not None:
-            self._wake()
+        for wake in self._wakes[:]:
+            wake()
 
     def wait(self, timeout: float | None) -> bool:
         """Block until it is set, at most ``timeout`` seconds; tell whether it is."""
         return self._set.wait(timeout)
 
     async def waited(self, timeout: float | None) -> bool:
-        """Wait until it is set, at most ``timeout`` seconds; tell whether it is. For one task."""
+        """Wait until it is set, at most ``timeout`` seconds; tell whether it is."""
         event = anyio.Event()
         loop = LoopHandle()
-        self._wake = lambda: event.set() if loop.is_here() else loop.call_soon(event.set)
-        if not self._set.is_set():
-            with anyio.move_on_after(timeout):
-                await event.wait()
+
+        def wake() -> None:
+            if loop.is_here():
+                event.set()
+            else:
+                loop.call_soon(event.set)
+
+        self._wakes.append(wake)
+        try:
+            if not self._set.is_set():
+                with anyio.move_on_after(timeout):
+                    await event.wait()
+        finally:
+            self._wakes.remove(wake)
         return self._set.is_set()
 
 

@@ -9,7 +9,6 @@ Threads: any number may publish.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -33,7 +32,6 @@ class Publishing(ManagerMixin):
 
     def _begin(self, latency: float, capacity: int) -> None:
         self._step = 0
-        self._run_id: str | None = None
         self._base_seq = 0  # up to where a journal needs nothing of what is recorded here
         self._bus = EventBus(latency, capacity)
         self._undo: list[tuple[dict[str, Any], str, Any]] = []  # what a change replaced,
@@ -47,13 +45,6 @@ class Publishing(ManagerMixin):
     @step.setter
     def step(self, step: int) -> None:
         self._step = checked_step(step)
-
-    @property
-    def run_id(self) -> str:
-        """Identity of the run, 32 hexadecimal digits: made when it is first needed, and kept through saving."""
-        if self._run_id is None:
-            self._run_id = uuid.uuid4().hex
-        return self._run_id
 
     def publish(self, event: E, *, step: int | None = None) -> E:
         """Publish an event of any kind; return it as stamped, with its ``seq``, ``time`` and ``step``.

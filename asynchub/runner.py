@@ -19,9 +19,10 @@ from typing import Literal
 import anyio
 from anyio.abc import TaskGroup
 
+from asynchub.channels import SubscriptionStatistics
 from asynchub.errors import LifecycleError
 from asynchub.loops import LoopHandle
-from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.subscription import Subscription
 
 __all__ = ("CURRENT_SUBSCRIBER", "Attachment", "OnError", "Runner", "Subscriber")
 

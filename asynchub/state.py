@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
@@ -16,15 +17,15 @@ from typing import Any
 from asynchub.columns import Array
 from asynchub.errors import CorruptStateError, StateDictError
 from asynchub.events import StopRequested
-from asynchub.history import HistoryBuffer
+from asynchub.history import FrozenHistory, HistoryBuffer
 
-__all__ = ("hub_part", "loadable", "packed", "resumable", "unpacked")
+__all__ = ("copied", "hub_part", "loadable", "packed", "resumable", "thawed", "unpacked")
 
 logger = logging.getLogger("asynchub")
 FORMAT = "asynchub hub 1"
 
 
-def _copied_infos(infos: Mapping[str, Any]) -> OrderedDict[str, Any]:
+def copied(infos: Mapping[str, Any]) -> OrderedDict[str, Any]:
     """Return deep copies of runtime infos; what cannot be copied is taken by reference, with a warning in the log."""
     copies: OrderedDict[str, Any] = OrderedDict()
     for key, value in infos.items():
@@ -61,18 +62,34 @@ def _copied_histories(scalars: Mapping[str, Any]) -> dict[str, HistoryBuffer]:
 
 
 def resumable(scalars: Mapping[str, Any], infos: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state dict of a record: copies of the keys whose flag is true, and all the flags."""
+    """Return the state dict of a record: copies of the keys whose flag is true, histories frozen, and all the flags."""
     return {
-        "log_scalars": OrderedDict((key, copy.deepcopy(value)) for key, value in scalars.items() if flags.get(key)),
-        "runtime_info": _copied_infos({key: value for key, value in infos.items() if flags.get(key)}),
+        "log_scalars": OrderedDict(
+            (key, value.frozen() if isinstance(value, HistoryBuffer) else copy.deepcopy(value))
+            for key, value in scalars.items()
+            if flags.get(key)
+        ),
+        "runtime_info": copied({key: value for key, value in infos.items() if flags.get(key)}),
         "resumed_keys": OrderedDict(flags),
     }
 
 
+def thawed(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict that ``resumable`` has frozen, with histories of its own."""
+    scalars = state["log_scalars"].items()
+    histories = ((key, value.thawed() if isinstance(value, FrozenHistory) else value) for key, value in scalars)
+    return {**state, "log_scalars": OrderedDict(histories)}
+
+
 def loadable(
-    state: Any, present: Container[str]
+    state: Any, present: Container[str], fresh: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bool], dict[str, Any], bool]:
     """Return copies of what a state, or a hub, brings to a record that has the keys ``present``.
+
+    Args:
+        state: the state dict, or the hub.
+        present: the keys.
+        fresh: whether nobody else has the state dict, so that its infos need not be copied.
 
     Returns:
         Histories, infos and flags by key, the entry ``asynchub``, and whether all this replaces what is there.
@@ -88,7 +105,7 @@ def loadable(
         return {key: _history_of(value) or value for key, value in scalars.items()}, infos, flags, {}, True
     _checked_state(state)
     scalars = _copied_histories(state["log_scalars"])
-    infos = _copied_infos(state["runtime_info"])
+    infos = OrderedDict(state["runtime_info"]) if fresh else copied(state["runtime_info"])
     flags = {}
     for key, resumed in state["resumed_keys"].items():
         if key not in scalars and key not in infos and key not in present:
@@ -134,8 +151,8 @@ def _checked_state(state: Any) -> dict[str, Any]:
 
 def hub_part(
     scalars: Mapping[str, Any], extra: Mapping[str, Any]
-) -> tuple[StopRequested | None, dict[str, tuple[int, float, int | None]], int]:
-    """Return the request to stop, the stamps of the runtime infos and the newest ``seq`` of a loaded state.
+) -> tuple[StopRequested | None, dict[str, tuple[int, float, int | None]], int, str]:
+    """Return the request to stop, the stamps of the runtime infos, the newest ``seq`` and the run of a loaded state.
 
     Args:
         scalars: the histories of the state, by key.
@@ -152,11 +169,14 @@ def hub_part(
         raise StateDictError(f"`asynchub` of a state dict is malformed: {error}") from error
     if stop is not None and not isinstance(stop.reason, str):
         raise StateDictError(f"the reason to stop of a state dict must be a str, got {stop.reason!r:.80}")
+    run_id = extra.get("run_id", "")
+    if not (isinstance(run_id, str) and re.fullmatch("([0-9a-f]{32})?", run_id)):
+        raise StateDictError(f"the run of a state dict must be 32 hexadecimal digits, got {run_id!r:.80}")
     seqs += [seq for seq, _, _ in stamps.values()]
     for history in scalars.values():
         if isinstance(history, HistoryBuffer):
             seqs += history.records().seqs[-1:].tolist()
-    return stop, stamps, max(extra.get("seq", 0), *seqs, 0)
+    return stop, stamps, max(extra.get("seq", 0), *seqs, 0), run_id
 
 
 def _numbered(columns: Sequence[Array], number: Any) -> Array:
@@ -166,7 +186,10 @@ def _numbered(columns: Sequence[Array], number: Any) -> Array:
 
 
 def packed(state: dict[str, Any], name: str, put: Callable[[Array], Any]) -> dict[str, Any]:
-    """Return ``state`` as a tree that ``asynchub.codec`` can write, with what ``put`` makes of each column."""
+    """Return ``state`` as a tree that ``asynchub.codec`` can write, with what ``put`` makes of each column.
+
+    The run is left out: the head of a file names it.
+    """
     scalars = [[key, history.packed(put)] for key, history in state["log_scalars"].items()]
     return {
         "format": FORMAT,
@@ -174,7 +197,7 @@ def packed(state: dict[str, Any], name: str, put: Callable[[Array], Any]) -> dic
         "log_scalars": scalars,
         "runtime_info": dict(state["runtime_info"]),
         "resumed_keys": dict(state["resumed_keys"]),
-        "asynchub": state.get("asynchub", {}),
+        "asynchub": {key: value for key, value in state.get("asynchub", {}).items() if key != "run_id"},
     }
 
 
@@ -191,7 +214,10 @@ def unpacked(tree: Any, columns: Sequence[Array] | None = None) -> dict[str, Any
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise StateDictError(f"wanted the state of a hub, got {tree!r:.200}; was it written by hub.save()?")
     scalars: OrderedDict[str, HistoryBuffer] = OrderedDict()
-    for entry in tree.get("log_scalars", ()):
+    entries = tree.get("log_scalars", [])
+    if not isinstance(entries, list):
+        raise StateDictError(f"the scalars of a saved state are a list, got {entries!r:.200}")
+    for entry in entries:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             raise StateDictError(f"a scalar of a saved state must be [key, history], got {entry!r:.200}")
         history = HistoryBuffer()

@@ -27,7 +27,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from asynchub.codec.decoder import loads
+from asynchub.codec.decoder import OnUnknown, loads
 from asynchub.codec.encoder import dumps
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
@@ -36,7 +36,16 @@ from asynchub.errors import ArgumentError, CorruptStateError, LimitExceededError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ("flush", "flush_folder", "make_folder", "read_state", "replace_file", "write_all", "write_state")
+__all__ = (
+    "flush",
+    "flush_folder",
+    "make_folder",
+    "read_state",
+    "remove_orphans",
+    "replace_file",
+    "write_all",
+    "write_state",
+)
 
 MAGIC = b"\x89AHC\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
@@ -104,7 +113,7 @@ def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, syn
     if target.exists() and not target.is_file():
         raise ArgumentError(f"{target} is not a file; choose a path that is one or does not exist")
     make_folder(target.parent, sync)
-    _remove_orphans(target)
+    remove_orphans(target.parent, re.escape(_prefix(target)))
     temporary = target.with_name(f"{_prefix(target)}{os.getpid()}-{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, 0o666)
@@ -124,13 +133,20 @@ def replace_file(path: str | PathLike[str], write: Callable[[int], None], *, syn
         flush_folder(target.parent)
 
 
-def read_state(path: str | PathLike[str], *, limits: Limits | None = None, registry: Registry | None = None) -> Any:
+def read_state(
+    path: str | PathLike[str],
+    *,
+    limits: Limits | None = None,
+    registry: Registry | None = None,
+    on_unknown: OnUnknown = "raise",
+) -> Any:
     """Return the tree that ``write_state`` wrote to a file.
 
     Args:
         path: the file.
         limits: what reading may cost; None for the defaults of ``Limits``.
         registry: the classes that may occur beyond the built-in ones.
+        on_unknown: what to do with a type that is not known here; see ``codec.loads``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -157,7 +173,7 @@ def read_state(path: str | PathLike[str], *, limits: Limits | None = None, regis
     if len(payload) != length or zlib.crc32(payload) != checksum:
         raise CorruptStateError(f"{os.fspath(path)}: the checksum of the data is wrong: the file is damaged")
     try:
-        return loads(payload, limits=limits, registry=registry)
+        return loads(payload, limits=limits, registry=registry, on_unknown=on_unknown)
     except UnknownTypeError as error:
         if minor > MINOR:
             error.add_note(f"{os.fspath(path)} is of format {MAJOR}.{minor}; this version reads {MAJOR}.{MINOR}")
@@ -253,13 +269,18 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _remove_orphans(target: Path) -> None:
-    """Remove the temporary files that killed processes left for a path.
+def remove_orphans(folder: Path, prefix: str) -> None:
+    """Remove the temporary files that killed processes left for paths in a folder.
 
-    One that is old and that nobody holds a lock on. A process that still writes holds one, on whatever machine it runs.
+    Those that are old and that nobody holds a lock on. A process that still writes holds one, on whatever machine it
+    runs.
+
+    Args:
+        folder: the folder.
+        prefix: a regular expression of what their names begin with: a dot, the name of the path, and a dot.
     """
-    pattern = re.compile(re.escape(_prefix(target)) + r"\d+-[0-9a-f]{16}\.tmp")
-    with os.scandir(target.parent) as entries:
+    pattern = re.compile(prefix + r"\d+-[0-9a-f]{16}\.tmp")
+    with os.scandir(folder) as entries:
         names = [entry.path for entry in entries if pattern.fullmatch(entry.name)]
     for name in names:
         with suppress(OSError):  # gone, somebody else's, or, on Windows, still open

@@ -14,19 +14,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from anyio.lowlevel import checkpoint
 
 from asynchub.bus import EventBus
-from asynchub.channels import Cursor, Overflow, Selection
+from asynchub.channels import Cursor, Overflow, Selection, SubscriptionStatistics
 from asynchub.errors import LagExceededError, SubscriptionError
 from asynchub.events import Event, EventsDropped, Request
 
-__all__ = ("BATCH", "Publisher", "Subscription", "SubscriptionStatistics")
+__all__ = ("BATCH", "Publisher", "Subscription")
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Request)
@@ -42,33 +42,6 @@ class Publisher(Protocol):
         self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
     ) -> None: ...
     def request(self, request: R) -> R: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionStatistics:
-    """How a subscription is doing.
-
-    Attributes:
-        name: its name.
-        lag: events published and not yet handed out.
-        delivered: events handed out.
-        dropped: events lost because it fell behind, or replaced by newer ones (``overflow="latest"``).
-        errors: how often its subscriber raised.
-        busy_seconds: time between handing out events and the next ask, summed; awaits included.
-        max_lag: how many events it may be behind.
-        overflow: what happens beyond.
-        closed: whether it was closed.
-    """
-
-    name: str
-    lag: int
-    delivered: int
-    dropped: int
-    errors: int
-    busy_seconds: float
-    max_lag: int
-    overflow: Overflow
-    closed: bool
 
 
 class _Batches:
@@ -205,7 +178,7 @@ class Subscription:
         self._batch, self._index = [], 0
 
     def _something_to_do(self) -> bool:
-        return self._cursor.ready() or self._rest is not None
+        return self._cursor.ready() or self._rest is not None or self._past is not None
 
     def ready(self) -> bool:
         """Tell whether asking for the next event would return at once; collects nothing."""
@@ -260,8 +233,12 @@ class Subscription:
         cursor = self._cursor
         if cursor.channel is None:
             return []
+        limit = BATCH
+        if self._waiters:
+            cursor.channel.trim()
+            limit = self._until_told()
         try:
-            events = cursor.channel.take(cursor, BATCH)
+            events = cursor.channel.take(cursor, limit)
         except LagExceededError:
             self.close()
             raise
@@ -284,8 +261,9 @@ class Subscription:
             self._past = None
         if self._rest is None:
             return self._take_live()
-        events = self._rest[:BATCH]
-        del self._rest[:BATCH]
+        limit = self._until_told() if self._waiters else BATCH
+        events = self._rest[:limit]
+        del self._rest[:limit]
         failure = self._cursor.failure
         if not events and failure is not None:
             self._cursor.failure = None
@@ -296,26 +274,41 @@ class Subscription:
         if self._left or self._error is not None:
             return
         self._resting = True
-        self._cursor.handled = self._cursor.position
+        self._cursor.handled = self._cursor.position - len(self._rest or ())
         if self._waiters:
             waiters, self._waiters = self._waiters, []
             for position, call in waiters:
                 self.when_handled(position, call)
 
+    def _until_told(self) -> int:
+        """Tell those whose moment has come; return how many events may be handed out before that of another."""
+        self._rested()
+        handled = self._cursor.handled
+        return min([BATCH, *(position - handled for position, _ in self._waiters if position > handled)])
+
     def end_position(self) -> int:
         """Return the position that this subscription reaches when it has handled all that was published so far."""
         with self._bus.collecting:
             self._bus.collect()
-            return self._cursor.channel.end if self._cursor.channel is not None else 0
+            return self._cursor.channel.end if self._cursor.channel is not None else self._cursor.position
+
+    def mark(self) -> int:
+        """Return ``end_position``; what was published before it and after it is not handed out as one."""
+        with self._bus.collecting:
+            position, cursor = self.end_position(), self._cursor
+            if cursor.overflow == "latest" and cursor.channel is not None and cursor.ready():
+                self._past = chain(self._past or (), cursor.channel.take(cursor, BATCH))
+            return position
 
     def when_handled(self, position: int, call: Callable[[], None]) -> None:
         """Call ``call`` once, between two batches, when all before ``position`` was handled or reading has ended.
 
-        It runs in the reader's thread, or at once in this one if that is so already.
+        No batch goes beyond ``position``, so nothing newer was handled then, unless that was so already. It runs in the
+        reader's thread, or at once in this one if its moment has come.
         """
         with self._bus.collecting:
             drained = self._rest is not None and not self._rest and self._past is None
-            caught_up = self._past is None and self._cursor.handled >= position and self._rest is None
+            caught_up = self._past is None and self._cursor.handled >= position
             if self._resting and (position <= 0 or drained or caught_up):
                 call()
             else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from asynchub.bus import EventBus
+from asynchub.channels import SubscriptionStatistics
 from asynchub.errors import ArgumentError, LifecycleError, WaitTimeoutError
 from asynchub.runner import Attachment, OnError
-from asynchub.subscription import Subscription, SubscriptionStatistics
+from asynchub.subscription import Subscription
 from asynchub.taps import Commit, Tap
 
 __all__ = ("TapAttachment", "Tapping")
@@ -120,6 +122,12 @@ class Tapping:
         attachment, self.attachment = self.attachment, None
         if attachment is not None and not attachment.ended:
             attachment.tap.forked()
+
+    def snapshot_saved(self, path: Path, seq: int, oldest_seq: int) -> None:
+        """Tell the tap that a generation of the hub's state is on the disk; see ``Tap.snapshot_saved``."""
+        attachment = self.attachment
+        if attachment is not None and not attachment.ended:
+            attachment.tap.snapshot_saved(path, seq, oldest_seq)
 
     # --- waiting for the disk
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from asynchub.events import Event
@@ -70,6 +71,16 @@ class Tap(ABC):
     @abstractmethod
     def commit(self) -> Commit:
         """Begin to bring all that was published so far to the disk."""
+
+    @abstractmethod
+    def snapshot_saved(self, path: Path, seq: int, oldest_seq: int) -> None:
+        """Hear that a generation of the hub's state is on the disk.
+
+        Args:
+            path: the file.
+            seq: every event up to this one is in it.
+            oldest_seq: the same of the oldest generation that is kept beside it.
+        """
 
     @abstractmethod
     def forked(self) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from asynchub.cli import main
 from asynchub.events import ScalarUpdated, StopRequested
-from asynchub.hub import MessageHub
+from asynchub.generations import list_generations
+from asynchub.journal.recovering import recover
 from asynchub.subscribers.jsonl import read_jsonl
 
 pytest.importorskip("sklearn")
@@ -39,16 +40,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_demo_learns_to_read_digits_and_leaves_its_files(whole: Path) -> None:
-    hub = MessageHub("read back")
-    hub.load(whole / "hub.state")
+    hub = recover(whole)
     assert hub.get_scalar("val/accuracy").max() > 0.9
     assert hub.step == 6 * 23
-    assert sorted(path.name for path in whole.iterdir()) == [
-        "hub.state",
-        "metrics.csv",
-        "metrics.jsonl",
-        "model-0006.pt",
-    ]
+    names = sorted(path.name for path in whole.iterdir())
+    assert names[2:] == ["journal", "metrics.csv", "metrics.jsonl", "model-0006.pt"]
+    assert names[:2] == sorted(path.name for path in list_generations(whole))
     with (whole / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
@@ -74,13 +71,10 @@ def test_a_demo_killed_at_any_moment_resumes_to_the_same_curve(whole: Path, tmp_
     command = [sys.executable, "-m", "asynchub", "demo", "--run", str(run), "--epochs", "6"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for lines in (1, 4, 9):  # killed after so many bytes of its log more than the last time, in thousands
-        resume = ["--resume"] if (run / "hub.state").exists() else []
-        if not resume and run.exists():
-            for path in run.iterdir():
-                path.unlink()
+        resume = ["--resume"] if (run / "journal").exists() else []
         process = subprocess.Popen([*command, *resume], stdout=subprocess.DEVNULL, env=environment)
         _kill_when_longer(process, run / "metrics.jsonl", 9_000 * lines)
-    assert _demo(run, "--epochs", "6", *(["--resume"] if (run / "hub.state").exists() else [])) == 0
+    assert _demo(run, "--epochs", "6", *["--resume"]) == 0
     assert _curve(run) == _curve(whole)
 
 

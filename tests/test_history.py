@@ -574,7 +574,7 @@ def test_a_history_is_no_container() -> None:
     assert not {"__len__", "__iter__", "__getitem__", "__contains__"} & set(dir(HistoryBuffer))
     assert HistoryBuffer() != HistoryBuffer()
     assert hash(HistoryBuffer()) is not None
-    assert module.__all__ == ("NO_STEP", "HistoryBuffer", "Records", "allow_in_torch_load")
+    assert module.__all__ == ("NO_STEP", "FrozenHistory", "HistoryBuffer", "Records", "allow_in_torch_load")
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 5, 1000])

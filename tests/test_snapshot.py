@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from asynchub import MessageHub
-from asynchub.codec import Limits, dumps
+from asynchub.codec import Limits, Registry, dumps
 from asynchub.errors import (
     ArgumentError,
     CorruptStateError,
@@ -34,7 +34,8 @@ from asynchub.errors import (
     UnsupportedTypesError,
 )
 from asynchub.history import Records
-from asynchub.snapshot import CHUNK, HEAD_SIZE, MAGIC, TAIL_SIZE, read_snapshot, write_snapshot
+from asynchub.snapshot import CHUNK, HEAD_SIZE, MAGIC, TAIL_SIZE, read_head, read_snapshot, write_snapshot
+from tests.snapshot_files import sealed
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals")
 GOLDEN = Path(__file__).parent / "golden" / "hub-1.0.ahs"
@@ -168,7 +169,7 @@ def test_a_folder_is_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="is not a file"):
         write(tmp_path)
     with pytest.raises(CorruptStateError, match="something that is no file"):
-        MessageHub("hub").load(tmp_path)
+        read_head(tmp_path)
 
 
 def test_every_truncation_is_refused(path: Path) -> None:
@@ -206,16 +207,6 @@ def test_random_bursts_are_refused(path: Path, rng: np.random.Generator) -> None
             path.write_bytes(damaged)
             with pytest.raises(CorruptStateError):
                 read_snapshot(path)
-
-
-def sealed(chunks: bytes, manifest: bytes, *, major: int = 1, flags: int = 0, kind: int = 0, start: int = -1) -> bytes:
-    """Return a file of these parts, with right checksums."""
-    head = struct.pack("<8sHHIII16sQB11s", MAGIC, major, 0, flags, 0, 0, bytes(16), 1, kind, bytes(11))
-    head += struct.pack("<I", zlib.crc32(head))
-    begin = len(head) + len(chunks) if start < 0 else start
-    size = len(head) + len(chunks) + len(manifest) + TAIL_SIZE
-    tail = struct.pack("<QQQIII", begin, len(manifest), size, zlib.crc32(manifest), 0, 0)
-    return head + chunks + manifest + tail + struct.pack("<I", zlib.crc32(tail)) + MAGIC
 
 
 def test_mutants_with_right_checksums_raise_nothing_but_state_errors(path: Path, seed: int) -> None:
@@ -299,7 +290,7 @@ def test_limits_reach_the_reader(path: Path) -> None:
         read_snapshot(path, limits=Limits(elements=CHUNK))
 
 
-@pytest.mark.parametrize("changes", [{"major": 2}, {"flags": 1}, {"kind": 1}])
+@pytest.mark.parametrize("changes", [{"major": 2}, {"flags": 2}, {"kind": 1}])
 def test_a_file_of_a_newer_version_is_refused_as_such(path: Path, changes: dict[str, int]) -> None:
     path.write_bytes(sealed(b"", chunked(), **changes))
     with pytest.raises(UnknownTypeError, match=r"state\.ahs: written by a newer version of asynchub"):
@@ -323,7 +314,8 @@ from asynchub.snapshot import read_snapshot, write_snapshot
 path = sys.argv[1]
 
 def save(n):
-    write_snapshot(path, lambda put: {"n": n, "column": put(np.full(150_000, n) + np.arange(150_000) / 7)})
+    column = np.full(150_000, n) + np.arange(150_000) / 7
+    write_snapshot(path, lambda put: {"n": n, "column": put(column), "array": np.full(70_000, n)})
 
 def until(at):
     calls = [0]
@@ -349,6 +341,7 @@ while True:
     status = os.waitpid(pid, 0)[1]
     tree, (column,) = read_snapshot(path)
     assert (column == tree["n"] + np.arange(150_000) / 7).all(), at
+    assert tree["array"].tolist() == [tree["n"]] * 70_000, at
     if status == 0:
         assert tree["n"] == at
         break
@@ -368,6 +361,45 @@ def test_a_save_killed_at_any_of_its_calls_leaves_the_old_file_or_the_new_one(pa
     found = run.stdout.split()
     assert found.count("old") >= 8
     assert found == ["old"] * found.count("old") + ["new"] * 3  # opening, flushing and closing the folder
+
+
+# --- what a file says about itself
+
+
+def test_a_file_says_of_which_run_it_is_and_how_new(path: Path) -> None:
+    write_snapshot(path, lambda put: put(np.arange(3)), run_id="ab" * 16, seq=7)
+    head = read_head(path)
+    assert (head.run_id, head.seq) == ("ab" * 16, 7)
+    assert path.read_bytes()[24:40] == b"\xab" * 16
+    assert read_snapshot(path)[0] == 0
+    write(path)
+    assert read_head(path)[:2] == ("", None)
+    assert read_head(GOLDEN)[:2] == ("", None)
+
+
+def test_the_head_of_a_file_is_read_without_knowing_its_types(path: Path) -> None:
+    class Own: ...
+
+    registry = Registry()
+    registry.register(Own, name="test.Own", version=1, encode=lambda own: 1, decode=lambda tree, version: Own())
+    write_snapshot(path, lambda put: Own(), registry=registry, seq=3)
+    assert read_head(path).seq == 3
+    with pytest.raises(UnknownTypeError):
+        read_snapshot(path)
+
+
+def test_damage_outside_of_the_columns_is_found_by_reading_the_head(path: Path) -> None:
+    whole = small(path)
+    begin = struct.unpack_from("<Q", whole, len(whole) - TAIL_SIZE)[0]
+    for place in (*range(HEAD_SIZE), *range(begin, len(whole))):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptStateError):
+            read_head(path)
+    path.write_bytes(sealed(b"", dumps({"tree": 1, "columns": [], "seq": "7"})))
+    with pytest.raises(CorruptStateError, match="seq"):
+        read_head(path)
 
 
 # --- hubs
@@ -426,6 +458,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "a name": lambda tree: tree["log_scalars"][0][1].update(values="values"),
     "columns of other lengths": lambda tree: tree["log_scalars"][0][1].update(values=len(tree["log_scalars"]) * 5 - 1),
     "nothing": lambda tree: tree.clear(),
+    "scalars that are a number": lambda tree: tree.update(log_scalars=7),
+    "scalars that are nothing": lambda tree: tree.update(log_scalars=None),
 }
 
 

@@ -1,7 +1,9 @@
 """Payloads of NumPy's and torch's values.
 
 A dtype is taken from the data only through the tables here. Data is written in C order; that of torch and ml_dtypes is
-little-endian, that of NumPy has its byte order in its dtype. What is read is a copy and may be written to.
+little-endian, that of NumPy has its byte order in its dtype. What is read has its own memory and may be written to.
+
+In the list that a decoder takes, the data is bytes; or, of a blob, a function that returns as many bytes as it is told.
 
 torch and ml_dtypes are imported only where data that holds their values is read.
 """
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asynchub.codec.codes import MAX_LEAF, Code
-from asynchub.codec.packing import pack, pack_around
+from asynchub.codec.packing import Bulk, pack
 from asynchub.codec.refusals import Refused
 from asynchub.codec.standard import Payload
 from asynchub.errors import UnknownTypeError
@@ -83,19 +85,33 @@ def _contiguous_bytes(array: NDArray[Any]) -> bytes | memoryview:
 
 
 def _little(data: bytes | memoryview, unit: int) -> bytes | memoryview:
-    """Return data of items of ``unit`` bytes with the byte order changed from the machine's to little, or back."""
+    """Return data of items of ``unit`` bytes, in the byte order of this machine, as little-endian."""
     if sys.byteorder == "little" or unit == 1:
         return data
     return np.frombuffer(data, np.uint8).reshape(-1, unit)[:, ::-1].tobytes()
 
 
-def _array(dtype: np.dtype[Any], shape: list[int], data: Any) -> NDArray[Any]:
-    """Return a writable array of a copy of ``data``."""
-    if type(data) is not bytes or elements(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"the data does not fill an array of shape {shape} and dtype {dtype}")
-    if not data:
-        return np.empty(shape, dtype)
-    return np.frombuffer(data, np.uint8).copy().view(dtype).reshape(shape)
+def _flat(data: Any, size: int, unit: int = 1) -> NDArray[np.uint8]:
+    """Return ``size`` bytes of data, writable, in memory of their own.
+
+    Args:
+        data: what stands in the place of the data.
+        size: how many bytes there must be.
+        unit: bytes of the little-endian items whose byte order is to be that of this machine; 1 to leave it.
+    """
+    if callable(data):
+        flat: NDArray[np.uint8] = data(size)
+    elif type(data) is bytes and len(data) == size:
+        flat = np.frombuffer(data, np.uint8).copy()
+    else:
+        raise ValueError(f"there must be {size} bytes of data")
+    return flat if sys.byteorder == "little" or unit == 1 else flat.reshape(-1, unit)[:, ::-1].reshape(-1)
+
+
+def _array(dtype: np.dtype[Any], shape: list[int], data: Any, unit: int = 1) -> NDArray[Any]:
+    """Return an array of ``data``; see ``_flat``."""
+    flat = _flat(data, elements(shape) * dtype.itemsize, unit)
+    return flat.view(dtype).reshape(shape) if len(flat) else np.empty(shape, dtype)
 
 
 def _unit(name: str, size: int) -> int:
@@ -124,10 +140,10 @@ def _encode_array(array: NDArray[Any]) -> Payload:
     dtype = array.dtype
     if _is_ml(dtype):
         data = _little(_contiguous_bytes(array), _unit(dtype.name, dtype.itemsize))
-        return Code.ML_DTYPES, pack_around([dtype.name, list(array.shape)], data, [])
+        return Code.ML_DTYPES, Bulk([dtype.name, list(array.shape)], data, [])
     if dtype.char in "gG" or _dtype(dtype.str) != dtype:
         raise Refused(f"an array of dtype {dtype} is not the same everywhere; convert it with .astype()")
-    return Code.NDARRAY, pack_around([dtype.str, list(array.shape)], _contiguous_bytes(array), [])
+    return Code.NDARRAY, Bulk([dtype.str, list(array.shape)], _contiguous_bytes(array), [])
 
 
 def encode_scalar(scalar: np.generic) -> Payload:
@@ -175,8 +191,8 @@ def _decode_scalar(parts: list[Any]) -> Any:
 def _decode_ml(parts: list[Any]) -> Any:
     name, shape, data = parts
     dtype = _ml_dtype(name)
-    ordered = _little(data, _unit(name, dtype.itemsize)) if type(data) is bytes else data
-    return _array(dtype, [1], ordered)[0] if shape is None else _array(dtype, shape, ordered)
+    unit = _unit(name, dtype.itemsize)
+    return _array(dtype, [1], data, unit)[0] if shape is None else _array(dtype, shape, data, unit)
 
 
 # --- torch
@@ -207,7 +223,7 @@ def _encode_tensor(tensor: Any) -> Payload:
         flat = plain.as_strided((plain.numel(),), (1,))  # reshape(-1) would leave one element with its odd stride
         data = _little(flat.view(sys.modules["torch"].uint8).numpy().data, _unit(name, _TORCH_DTYPES[name]))
     about = [tensor.requires_grad, str(tensor.device)]
-    return Code.TENSOR, pack_around([name, list(tensor.shape)], data, about)
+    return Code.TENSOR, Bulk([name, list(tensor.shape)], data, about)
 
 
 def torch_encoder(kind: type) -> Callable[[Any], Payload] | None:
@@ -246,11 +262,10 @@ def _decode_tensor(parts: list[Any]) -> Any:
     dtype = _torch_dtype(name)
     if type(requires_grad) is not bool or type(device) is not str:
         raise ValueError("requires_grad must be a bool, the device a string")
-    count = elements(shape)
-    if type(data) is not bytes or count * _TORCH_DTYPES[name] != len(data):
-        raise ValueError(f"the data does not fill a tensor of shape {shape} and dtype {name}")
-    # a view of nothing as another dtype is refused by torch: there must be room for one element
-    flat = np.frombuffer(_little(data or bytes(16), _unit(name, _TORCH_DTYPES[name])), np.uint8).copy()
+    count, size = elements(shape), _TORCH_DTYPES[name]
+    flat = _flat(data, count * size, _unit(name, size))
+    if not count:  # a view of nothing as another dtype is refused by torch: there must be room for one element
+        flat = np.zeros(size, np.uint8)
     tensor = _torch().from_numpy(flat).view(dtype)[:count].reshape(shape)
     return tensor.requires_grad_() if requires_grad else tensor
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ("ARRAYS", "MAX_BIG_INT", "MAX_DEPTH", "MAX_LEAF", "RAW", "REGISTERED", "TREES", "Code")
+__all__ = ("ARRAYS", "MAX_BIG_INT", "MAX_DEPTH", "MAX_INLINE", "MAX_LEAF", "RAW", "REGISTERED", "TREES", "Code")
 
 MAX_DEPTH = 64
 """Containers inside each other that are written, and by default read."""
@@ -16,6 +16,8 @@ MAX_LEAF = 2**32 - 1
 """Size in bytes of the largest string, array or extension value: a length has 32 bits in msgpack."""
 MAX_BIG_INT = 64 * 1024
 """Size in bytes of the largest int, sign included."""
+MAX_INLINE = 4096
+"""Size in bytes of the largest data of an array that is never written as a blob."""
 
 
 class Code(IntEnum):
@@ -72,4 +74,4 @@ TREES = REGISTERED | {
 }
 """Codes whose payload may hold extension values; each counts as one container. The others hold plain msgpack."""
 ARRAYS = frozenset({Code.NDARRAY, Code.TENSOR, Code.ML_DTYPES})
-"""Codes whose payload begins [dtype, shape, data]."""
+"""Codes whose payload begins [dtype, shape, data], where the data may be the number of a blob."""

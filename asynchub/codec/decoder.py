@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import msgpack
+import numpy as np
+from numpy.typing import NDArray
 
 from asynchub.codec.arrays import DECODERS as ARRAY_DECODERS
 from asynchub.codec.arrays import elements
@@ -22,8 +25,11 @@ from asynchub.codec.standard import DECODERS as STANDARD_DECODERS
 from asynchub.codec.unknown import UnknownValue
 from asynchub.errors import ArgumentError, CorruptStateError, LimitExceededError, StateError, UnknownTypeError
 
-__all__ = ("loads",)
+__all__ = ("GetBlob", "OnUnknown", "loads")
 
+GetBlob = Callable[[int, int], NDArray[np.uint8]]
+"""Returns the blob of a number and a size in bytes, writable, in memory of its own."""
+OnUnknown = Literal["raise", "keep"]
 _LEAVES: dict[Code, Callable[[Any], Any]] = {**STANDARD_DECODERS, **ARRAY_DECODERS}
 _HARMLESS = (str, bytes, float, type(None), bool)
 """Keys that cannot be made to collide, or of which there are few."""
@@ -34,7 +40,8 @@ def loads(
     *,
     limits: Limits | None = None,
     registry: Registry | None = None,
-    on_unknown: Literal["raise", "keep"] = "raise",
+    on_unknown: OnUnknown = "raise",
+    blobs: Callable[[Any], GetBlob] | None = None,
 ) -> Any:
     """Return the tree that ``dumps`` made ``data`` of.
 
@@ -44,6 +51,8 @@ def loads(
         registry: the classes that may occur beyond the built-in ones.
         on_unknown: what to do with a type that is not known here: ``"raise"``, or ``"keep"`` it as an
             ``UnknownValue``, which ``dumps`` writes as it was read.
+        blobs: called with the outermost list or map, whose extension values are not yet decoded; returns what finds
+            the blobs. None if there are none.
 
     Raises:
         CorruptStateError: ``data`` is damaged or foreign.
@@ -57,7 +66,7 @@ def loads(
         raise ArgumentError(f"on_unknown must be 'raise' or 'keep', got {on_unknown!r:.80}")
     decoder = _Decoder(limits or Limits(), registry or Registry(), on_unknown == "keep")
     try:
-        return decoder.decode(data)
+        return decoder.decode(data, blobs)
     except (StateError, MemoryError, RecursionError):  # the last two say something about the program
         raise
     except Exception as error:  # no list of what damaged data can raise is ever complete
@@ -81,17 +90,22 @@ class _Decoder:
         self._limits = limits
         self._registry = registry
         self._keep = keep
+        self._get_blob: GetBlob | None = None
+        self._taken = 0  # blobs
         self._path = ["$"]
         self._depth = 0
         self._nodes = 0
         self._elements = 0
 
-    def decode(self, data: bytes | bytearray | memoryview) -> Any:
+    def decode(self, data: bytes | bytearray | memoryview, blobs: Callable[[Any], GetBlob] | None) -> Any:
         """Return the tree."""
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         if size > self._limits.size:
             raise LimitExceededError(f"{size} bytes, {self._limits.size} allowed; pass limits=Limits(size=...)")
-        return self._value(self._unpack(data))
+        raw = self._unpack(data)
+        if blobs is not None:
+            self._get_blob = blobs(raw)
+        return self._value(raw)
 
     # --- one layer
 
@@ -207,6 +221,8 @@ class _Decoder:
         if code not in TREES:
             if code in ARRAYS:
                 self._spend_elements(code, items)
+                if self._get_blob is not None and len(items) > 2 and type(items[2]) is int:
+                    items[2] = partial(self._blob, self._get_blob, items[2])
             return self._made(code, items, data)
         del data
         self._enter()
@@ -249,6 +265,10 @@ class _Decoder:
                 f"more than {self._limits.elements} elements of arrays; pass limits=Limits(elements=...) to read it",
             )
 
+    def _blob(self, get_blob: GetBlob, number: int, size: int) -> NDArray[np.uint8]:
+        self._taken += 1
+        return get_blob(number, size)
+
     def _registered(self, code: Code, items: list[Any], data: bytes) -> Any:
         if len(items) != 3 or type(items[0]) is not str or type(items[1]) is not int or items[1] < 1:
             raise self._error(CorruptStateError, f"the payload of {code.name} must be [name, version, tree]")
@@ -258,28 +278,29 @@ class _Decoder:
             return self._unknown(code, data, f"no class is registered as {name!r}; pass registry=")
         if code is not entry.code and entry.decode is None:
             return self._unknown(code, data, f"{name!r} was stored as {code.name}; register it with decode=")
+        taken = self._taken
         self._enter()
         tree = self._value(items[2])
         self._depth -= 1
-        return self._made(code, tree, data, lambda tree: entry.value(tree, version))
+        return self._made(code, tree, data if taken == self._taken else None, lambda tree: entry.value(tree, version))
 
     # --- results
 
-    def _made(self, code: Code, payload: Any, data: bytes, make: Callable[[Any], Any] | None = None) -> Any:
-        """Return the value of a payload; ``data`` is what to keep if its type is not known."""
+    def _made(self, code: Code, payload: Any, data: bytes | None, make: Callable[[Any], Any] | None = None) -> Any:
+        """Return the value of a payload; ``data`` is what to keep if its type is not known, None if that has blobs."""
         try:
             return (make or _LEAVES[code])(payload)
         except UnknownTypeError as error:
             return self._unknown(code, data, str(error), error)
-        except LimitExceededError as error:
-            raise self._error(LimitExceededError, str(error)) from error
+        except (CorruptStateError, LimitExceededError) as error:
+            raise self._error(type(error), str(error)) from error
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # damaged, or a user's decode failed
             raise self._error(CorruptStateError, f"{code.name} is damaged: {type(error).__name__}: {error}") from error
 
-    def _unknown(self, code: int, data: bytes, text: str, cause: Exception | None = None) -> Any:
-        if self._keep and 0 <= code < 128:
+    def _unknown(self, code: int, data: bytes | None, text: str, cause: Exception | None = None) -> Any:
+        if self._keep and data is not None and 0 <= code < 128:
             return UnknownValue(int(code), data)
         raise self._error(UnknownTypeError, text) from cause
 

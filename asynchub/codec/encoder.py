@@ -16,8 +16,8 @@ import numpy as np
 
 from asynchub.codec.arrays import ENCODERS as ARRAY_ENCODERS
 from asynchub.codec.arrays import encode_scalar, torch_encoder
-from asynchub.codec.codes import MAX_DEPTH, MAX_LEAF, Code
-from asynchub.codec.packing import list_header, pack, step
+from asynchub.codec.codes import MAX_DEPTH, MAX_INLINE, MAX_LEAF, Code
+from asynchub.codec.packing import Bulk, list_header, pack, step
 from asynchub.codec.refusals import Refused, advice
 from asynchub.codec.registry import Registered, Registry
 from asynchub.codec.standard import ENCODERS as STANDARD_ENCODERS
@@ -25,23 +25,27 @@ from asynchub.codec.standard import Payload, big_int
 from asynchub.codec.unknown import UnknownValue
 from asynchub.errors import UnsupportedTypeError, UnsupportedTypesError
 
-__all__ = ("dumps",)
+__all__ = ("PutBlob", "dumps")
 
+PutBlob = Callable[[bytes | memoryview], int]
+"""Stores bytes outside of the data; returns the number under which they are found again."""
 _AS_THEY_ARE = frozenset({NoneType, bool, float})
 _LEAVES: dict[type, Callable[[Any], Payload]] = {**STANDARD_ENCODERS, **ARRAY_ENCODERS}
 
 
-def dumps(tree: Any, *, registry: Registry | None = None) -> bytes:
+def dumps(tree: Any, *, registry: Registry | None = None, put_blob: PutBlob | None = None) -> bytes:
     """Return ``tree`` as bytes.
 
     Args:
         tree: a value, or containers of values at most ``MAX_DEPTH`` deep.
         registry: the classes that may occur beyond the built-in ones.
+        put_blob: stores the data of each array and tensor that is larger than ``MAX_INLINE``, in the order in which
+            they stand in the tree; None to have all in the bytes.
 
     Raises:
         UnsupportedTypesError: values of the tree cannot be stored; it holds an ``UnsupportedTypeError`` for each.
     """
-    encoder = _Encoder(registry or Registry())
+    encoder = _Encoder(registry or Registry(), put_blob)
     plain = encoder.convert(tree)
     if encoder.errors:
         first, *more = encoder.errors
@@ -57,9 +61,10 @@ class _Encoder:
         errors: what cannot be stored.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, put_blob: PutBlob | None) -> None:
         self.errors: list[UnsupportedTypeError] = []
         self._registry = registry
+        self._put_blob = put_blob
         self._path = ["$"]
         self._open: set[int] = set()
 
@@ -94,6 +99,8 @@ class _Encoder:
                 raise
             except Exception as error:  # e.g. a tensor inside a transform of torch, or one whose device is gone
                 raise Refused(f"it cannot be read: {type(error).__name__}: {error}") from error
+            if isinstance(payload, Bulk):
+                return _extension(code, self._bulk(payload))
             if isinstance(payload, bytes):
                 return _extension(code, payload)
             return self._inside(value, lambda self, _: _extension(code, pack([self._at("", item) for item in payload])))
@@ -104,6 +111,12 @@ class _Encoder:
         if isinstance(value, np.generic) and kind.__module__ == "ml_dtypes":
             return _extension(*encode_scalar(value))
         raise Refused(advice(value))
+
+    def _bulk(self, bulk: Bulk) -> bytes:
+        if self._put_blob is None or len(bulk.data) <= MAX_INLINE:
+            return bulk.packed()
+        number = 0 if self.errors else self._put_blob(bulk.data)  # after an error nothing is stored any more
+        return pack([*bulk.before, number, *bulk.after])
 
     def _inside(self, value: Any, convert: Callable[[_Encoder, Any], Any]) -> Any:
         """Return a container, converted."""

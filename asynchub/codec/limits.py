@@ -12,10 +12,10 @@ __all__ = ("Limits",)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What ``loads`` and ``read_state`` accept; what asks for more is refused with a ``LimitExceededError``.
+    """What ``loads`` and what reads a file accept; what asks for more is refused with a ``LimitExceededError``.
 
     Attributes:
-        size: bytes of the data.
+        size: bytes of the data; of a snapshot, those of its manifest and of the arrays outside of it.
         depth: containers inside each other.
         nodes: values in all containers; each container and each extension value counts once more.
         elements: elements of all arrays and tensors.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
 from asynchub.codec.codes import MAX_LEAF
 
-__all__ = ("bin_header", "list_header", "pack", "pack_around", "step")
+__all__ = ("Bulk", "bin_header", "list_header", "pack", "step")
 
 _SMALL_BUFFER = 4096
 """Bytes; the buffer of a packer grows by itself."""
@@ -21,10 +21,18 @@ def pack(tree: Any) -> bytes:
     return packed
 
 
-def pack_around(before: list[Any], data: bytes | memoryview, after: list[Any]) -> bytes:
-    """Return the list ``[*before, data, *after]`` as msgpack; ``data`` is copied once."""
-    parts = [pack(part)[1:] for part in (before, after)]  # without the header of a list of fewer than 16
-    return b"".join((list_header(len(before) + 1 + len(after)), parts[0], bin_header(data), data, parts[1]))
+class Bulk(NamedTuple):
+    """The list ``[*before, data, *after]``, with data in plenty."""
+
+    before: list[Any]
+    data: bytes | memoryview
+    after: list[Any]
+
+    def packed(self) -> bytes:
+        """Return the list as msgpack; ``data`` is copied once."""
+        before, after = (pack(part)[1:] for part in (self.before, self.after))  # without the header of a short list
+        length = len(self.before) + 1 + len(self.after)
+        return b"".join((list_header(length), before, bin_header(self.data), self.data, after))
 
 
 def list_header(length: int) -> bytes:

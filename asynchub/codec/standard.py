@@ -1,7 +1,8 @@
 """Values of the standard library: their payloads, and what is made of a payload.
 
-An encoder returns a code and either the payload, as bytes, or a list that may hold any storable value. A decoder takes
-the payload, or the list read from it; whatever it raises, the payload is damaged.
+An encoder returns a code and either the payload, as bytes, or a list: one that may hold any storable value, or one with
+the data of an array in it. A decoder takes the payload, or the list read from it; whatever it raises, the payload is
+damaged.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from asynchub.codec.codes import MAX_BIG_INT, Code
-from asynchub.codec.packing import pack
+from asynchub.codec.packing import Bulk, pack
 from asynchub.codec.refusals import Refused
 from asynchub.errors import LimitExceededError, UnknownTypeError
 
 __all__ = ("DECODERS", "ENCODERS", "Payload", "big_int")
 
-Payload = tuple[Code, bytes | list[Any]]
+Payload = tuple[Code, bytes | list[Any] | Bulk]
 
 _FLAVOURS: dict[type[PurePath], str] = {
     PurePosixPath: "pure-posix",

@@ -64,7 +64,7 @@ class Journal(Tap):
             resuming. Readers that come later then see less of the past.
         backlog: events that are held in memory while the disk refuses; those beyond are lost, and counted.
         tail: bytes of the tail, a multiple of 8192.
-        registry: the classes that may occur in events beyond the built-in ones.
+        registry: the classes that may occur in events beyond the built-in ones; default the hub's.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -135,14 +135,15 @@ class Journal(Tap):
         self._wake = threading.Event()
         self._tail: Tail | None = None
         with self._io, bus.still():
-            recorded, infos, events, shift = catch_up(hub, last_seq, self._registry)
+            registry = self._registry or hub.registry
+            recorded, infos, events, shift = catch_up(hub, last_seq, registry)
             self.put = _put_nothing
             put_event = _put_nothing_event
             if self.level != "memory":
                 half = self._tail_size // 2
                 self._tail = Tail(self.path, bytes.fromhex(hub.run_id), bus.seq, half, self._wake.set)
                 self.put, put_event = self._put, self._put_event
-            self._taking = Taking(self.path, hub, self._registry, self.put, put_event)
+            self._taking = Taking(self.path, hub, registry, self.put, put_event)
             self._gathered_seq = bus.seq
             self._pid = os.getpid()
             self._open = True
@@ -185,7 +186,7 @@ class Journal(Tap):
             self._open = False
         self._end_commits(error)
         if self._tail is not None:
-            self._tail.close()
+            self._tail.close(remove=error is None)
         self._lock.release()
 
     def forked(self) -> None:

@@ -34,7 +34,7 @@ def open_segments(path: Path, hub: Any, segment_size: int) -> tuple[SegmentWrite
     """
     found = read_journal(path)
     if found.last_seq and found.run_id is not None:
-        if hub._run_id is None:
+        if not hub._run_id:
             raise JournalError(
                 f"{path} holds the journal of a run, up to event {found.last_seq}: go on with it by "
                 "hub = asynchub.recover(...), or choose another folder"
@@ -77,4 +77,5 @@ def catch_up(hub: Any, last_seq: int, registry: Registry | None) -> Past:
     rewound = Rewound(to_seq=base).stamped(last_seq + 1, time.time(), hub.step)
     hub._bus.seq += shift
     hub._log(rewound)
+    hub._replayed = (*hub._replayed, rewound)  # for those attached later
     return recorded, infos, [(base, encode_event(rewound, None, registry)[0])], shift

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.columns import Array
@@ -27,10 +28,13 @@ from asynchub.events import (
     RequestRefused,
     StopRequested,
 )
+from asynchub.generations import DAMAGE, list_generations
 from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
+from asynchub.hubfile import read_hub
 from asynchub.journal.batches import RESUMED, UNSTORED, Batch, decode_event
-from asynchub.journal.reading import Journaled, Mode, read_journal
+from asynchub.journal.reading import Journaled, Mode, read_journal, segment_files
+from asynchub.snapshot import read_head
 
 __all__ = ("recover",)
 
@@ -45,6 +49,7 @@ def recover(
     name: str | None = None,
     registry: Registry | None = None,
     limits: Limits | None = None,
+    on_unknown: OnUnknown = "raise",
 ) -> MessageHub:
     """Return a hub as it was when the run ended, however it ended.
 
@@ -58,8 +63,9 @@ def recover(
             later is rewound: it stays in the journal, and does not count.
         mode: what damage to acknowledged events leads to; see ``asynchub.journal.reading.Mode``.
         name: of the hub; default the one it had.
-        registry: types of the program's own, for runtime infos and events.
+        registry: classes of the program's own, for runtime infos and events; the hub keeps it.
         limits: what stored values may ask for; see ``asynchub.codec.Limits``.
+        on_unknown: what to do with a value of a type that is not known here; see ``MessageHub.load``.
 
     Raises:
         FileNotFoundError: there is neither a snapshot nor a journal.
@@ -70,27 +76,32 @@ def recover(
     """
     run = Path(run)
     folder = run / "journal" if (run / "journal").is_dir() else run
+    if folder == run and run.is_dir() and segment_files(run):
+        run = run.parent
     journal = read_journal(folder, mode) if folder.is_dir() else Journaled(folder)
     if journal.damages:
         logger.error("%s: %s", folder, "; ".join(map(str, journal.damages)))
     upto = _wanted(mark, journal)
     lineage = journal.lineage(upto)
-    base, state = _newest_snapshot(run, lineage, registry, limits)
+    run_id = journal.run_id.hex() if journal.run_id is not None else ""
+    reading: dict[str, Any] = {"limits": limits, "registry": registry, "on_unknown": on_unknown}
+    base, state = _newest_snapshot(run, lineage, run_id, reading)
     if state is None and not journal.last_seq:
         raise FileNotFoundError(f"{run} holds neither a snapshot nor a journal of a run; nothing can be recovered")
     _check_reach(journal, base, lineage, mode)
     known = state.get("name") if state is not None else ""
     hub = MessageHub(name or journal.name or known or run.name or "recovered")
-    replay = _Replay(hub, registry, limits)
+    if registry is not None:
+        hub.registry = registry
     if state is not None:
-        hub._take_in_quietly(state)
-    if journal.run_id is not None:
-        hub._run_id = journal.run_id.hex()
+        hub._load(state, None)
+    replay = _Replay(hub, reading)
+    hub._run_id = run_id or hub._run_id
     hub._bus.seq = base
     for after, until in lineage:
         for batch in journal.batches(max(after, base), until):
             replay.add(batch)
-    replay.finish(int(min(upto, max(journal.last_seq, base))))
+    replay.finish(int(min(upto, max(journal.last_seq, base))), None if mark is None else mark.get("step"))
     return hub
 
 
@@ -115,9 +126,18 @@ def _wanted(mark: Mapping[str, Any] | None, journal: Journaled) -> float:
 
 
 def _newest_snapshot(
-    run: Path, lineage: Sequence[tuple[int, float]], registry: Registry | None, limits: Limits | None
+    run: Path, lineage: Sequence[tuple[int, float]], run_id: str, reading: dict[str, Any]
 ) -> tuple[int, dict[str, Any] | None]:
-    """Return the newest state in the folder that counts, and its ``seq``; (0, None) if there is none."""
+    """Return the newest state in the folder that is whole and counts, and its ``seq``; (0, None) if there is none."""
+    for path in list_generations(run):
+        try:
+            head = read_head(path, limits=reading["limits"])
+            seq = head.seq or 0
+            if run_id not in ("", head.run_id) or not any(after < max(seq, 1) <= upto for after, upto in lineage):
+                continue
+            return seq, read_hub(path, **reading)
+        except DAMAGE as error:
+            logger.error("%s is damaged, and what is older is taken in its place: %s", path, error)
     return 0, None
 
 
@@ -134,14 +154,12 @@ class _Replay:
 
     Args:
         hub: the hub.
-        registry: as of ``recover``.
-        limits: as of ``recover``.
+        reading: how its values are read: ``limits``, ``registry`` and ``on_unknown``.
     """
 
-    def __init__(self, hub: MessageHub, registry: Registry | None, limits: Limits | None) -> None:
+    def __init__(self, hub: MessageHub, reading: dict[str, Any]) -> None:
         self._hub = hub
-        self._registry = registry
-        self._limits = limits
+        self._reading = reading
         self._others: list[Event] = []
         self._pending: dict[int, Request] = {}
         self._step = hub.step
@@ -167,7 +185,7 @@ class _Replay:
                 newest, step = int(one.seqs[-1]), int(one.steps[-1])
                 self._step = step if step >= 0 else self._step
         for seq, data in batch.events:
-            event, fields = decode_event(data, limits=self._limits, registry=self._registry, on_unknown="raise")
+            event, fields = decode_event(data, **self._reading)
             self._apply(event, fields)
             if seq > newest and event.step is not None:
                 self._step = event.step
@@ -195,11 +213,11 @@ class _Replay:
                 hub._stop = hub._stop or stop
         self._others.append(event)
 
-    def finish(self, seq: int) -> None:
-        """Go on after event ``seq``."""
+    def finish(self, seq: int, step: int | None) -> None:
+        """Go on after event ``seq``, at that step, or at that of the last event."""
         hub = self._hub
         hub._bus.seq = hub._base_seq = seq
-        hub._step = self._step
+        hub.step = self._step if step is None else step
         hub._replayed = tuple(self._others)
         for request in self._pending.values():
             hub._settle_point.push(request)

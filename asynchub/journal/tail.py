@@ -77,7 +77,8 @@ class Tail:
         self._half = half
         nonce = secrets.token_bytes(8)
         self._seed = zlib.crc32(nonce, zlib.crc32(run_id))
-        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        self._path = folder / NAME
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             _allocate(descriptor, START + 2 * half)
             self._map = mmap.mmap(descriptor, START + 2 * half)
@@ -184,8 +185,10 @@ class Tail:
             self._hurry()
         return True
 
-    def close(self) -> None:
-        """Let go of the file; it stays as it is."""
+    def close(self, remove: bool) -> None:
+        """Let go of the file; remove it, if all of it is in segments."""
+        if remove:
+            self._path.unlink(missing_ok=True)
         self._words.release()
         self._bytes.release()
         self._map.close()

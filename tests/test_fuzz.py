@@ -1,0 +1,33 @@
+"""A fuzzer that looks for new paths finds no input whose reading raises anything but a ``StateError``."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 20
+LEAST = 5_000
+"""Inputs that a busy machine gets through, too."""
+
+
+def test_a_fuzzer_finds_nothing_but_state_errors(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="has no release for this Python or machine")
+    options = (f"-max_total_time={SECONDS}", "-rss_limit_mb=1024", "-timeout=10", f"-artifact_prefix={tmp_path}/")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.fuzz_decoder", str(tmp_path / "inputs"), *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=SECONDS + 100,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-5000:]
+    done = re.search(r"Done (\d+) runs", run.stderr)
+    assert done is not None
+    assert int(done[1]) > LEAST
