@@ -37,7 +37,7 @@ from asynchub.journal.opening import catch_up, open_segments
 from asynchub.journal.reading import segment_files
 from asynchub.journal.tail import HALF, Tail
 from asynchub.journal.taking import Gathered, Taking
-from asynchub.journal.writing import SegmentWriter, built
+from asynchub.journal.writing import SegmentWriter, built, built_between
 from asynchub.taps import Commit, Tap
 
 __all__ = ("Journal", "Level")
@@ -144,12 +144,14 @@ class Journal(Tap):
                 self._tail = Tail(self.path, bytes.fromhex(hub.run_id), bus.seq, half, self._wake.set)
                 self.put, put_event = self._put, self._put_event
             self._taking = Taking(self.path, hub, registry, self.put, put_event)
+            events += [(info.seq, self._taking.encode(info)) for info in infos]
+            past = [shifted(batch, shift) for batch in past_batches(recorded, events)]
+            writer.give(built_between(writer.written_seq, past, bus.seq))
+            writer.write()  # the tail holds only what comes after it
             self._gathered_seq = bus.seq
             self._pid = os.getpid()
             self._open = True
             bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
-            events += [(info.seq, self._taking.encode(info)) for info in infos]
-            writer.give(built(shifted(batch, shift)) for batch in past_batches(recorded, events))
         self._thread = threading.Thread(target=self._run, name="asynchub journal", daemon=True)
         self._thread.start()
 
