@@ -1,7 +1,8 @@
 """Reading the tail of a journal, also while another process writes it.
 
 Exact: a record counts if its checksum is right, and those of a half are in the order of ``seq``; what an earlier round
-    left behind them is older, and what an earlier session left has another checksum.
+    left behind them is older, and what an earlier session left has another checksum. Nothing is between two records,
+    even where their ``seq`` leaves room: a state that is loaded may make it jump.
 Safe: it is read with system calls, from copies. In a mapping, a page that is cut off at this moment would kill whoever
     looks at it.
 Threads: one at a time uses a reader; any number of readers may read.
@@ -133,7 +134,7 @@ class TailReader:
         for half in sorted(self._halves, key=lambda half: half.first):  # the older one first
             for end, found in self._records(file, half, size):
                 if found is not None:
-                    if found.first > after + 1:  # what came between has been overwritten: it is in a segment
+                    if found.first > after + 1 and not half.last:  # what came before it has been overwritten
                         self.gap = True
                         return _joined(taken)
                     half.last = found.last
