@@ -22,7 +22,7 @@ from asynchub.statefile import flush, flush_folder, make_folder
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ("FolderLock", "compact", "find_journal", "is_released", "repair")
+__all__ = ("FolderLock", "compact", "find_journal", "holder", "is_released", "repair")
 
 logger = logging.getLogger("asynchub")
 LOCK = "LOCK"
@@ -97,6 +97,15 @@ def is_released(folder: Path) -> bool:
         return (folder / LOCK).read_bytes() == RELEASED
     except FileNotFoundError:
         return False
+
+
+def holder(folder: Path) -> str:
+    """Return who writes a journal, in words. Takes no lock."""
+    try:
+        text = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return "none: this is a copy"
+    return "none" if text == RELEASED.decode().strip() else f"{text or 'somebody'}: it runs, or was killed"
 
 
 def repair(journal: Journaled) -> int:

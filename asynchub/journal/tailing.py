@@ -41,7 +41,7 @@ from asynchub.journal.records import (
 )
 from asynchub.live import Cell
 
-__all__ = ("TailReader", "scan")
+__all__ = ("TailReader", "contents", "scan")
 
 
 class _Found(NamedTuple):
@@ -109,6 +109,10 @@ class TailReader:
             return []
         with file:
             return self._poll(file, after, size) if self._is_whole(file) else []
+
+    def beginnings(self) -> list[int]:
+        """Return the ``seq`` that each half begins with, as of the last ``poll``; of an older session, perhaps."""
+        return sorted(half.first for half in self._halves)
 
     def _is_whole(self, file: FileIO) -> bool:
         """Tell whether there is a tail now; begin anew if it is another one than before."""
@@ -261,4 +265,16 @@ def scan(folder: Path, run_id: bytes | None, after: int) -> tuple[bytes | None, 
         return run_id, []
     if run_id is not None and reader.run_id != run_id:
         raise CorruptStateError(f"{reader.path} belongs to run {reader.run_id.hex()}, the segments to {run_id.hex()}")
+    return reader.run_id, found
+
+
+def contents(folder: Path) -> tuple[bytes | None, list[Batch]]:
+    """Return whose the tail of a journal is, None if it is damaged; and all events that are in it, in order."""
+    reader = TailReader(folder)
+    found = reader.poll(0)
+    for first in reader.beginnings():
+        after = max(first - 1, found[-1].seqs[1] if found else 0)
+        while batches := reader.poll(after, 2**20):
+            found += batches
+            after = found[-1].seqs[1]
     return reader.run_id, found
