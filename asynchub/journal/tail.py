@@ -96,7 +96,7 @@ class Tail:
     def swap(self) -> None:
         """Go on in the other half, over what is there: all of that must be in a segment."""
         self._number = 1 - self._number
-        self._position = START + self._number * self._half
+        self._begin = self._position = START + self._number * self._half
         self._end = self._position + self._half
         self._hurry_at = self._position + self._half // 2
         self._ids: dict[Cell, int] = {}
@@ -173,6 +173,8 @@ class Tail:
         return True
 
     def _write(self, kind: RecordKind, body: bytes) -> bool:
+        if self._position == self._begin and SEQ.unpack_from(body)[0] > self.last_seq + 1:
+            self._write(RecordKind.SCALARS, SEQ.pack(self.last_seq + 1))  # none: ``seq`` has made a jump
         size = 8 + len(body)
         start, end = self._position, self._position + size + -size % ALIGN
         if end > self._end or len(body) >= 1 << SHIFT:

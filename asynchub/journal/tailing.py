@@ -61,7 +61,7 @@ class _Half:
         start: where it begins in the file.
         first: ``seq`` at the beginning of what is in it now.
         position: where the next record begins.
-        last: ``seq`` of the newest event read from it; records behind the newest one are older.
+        last: ``seq`` of the newest event read from it, -1 if none was; records behind the newest one are older.
         cells: the keys that were defined in it, by number.
     """
 
@@ -71,7 +71,7 @@ class _Half:
 
     def begin(self, first: int) -> None:
         """Read it from the start."""
-        self.first, self.position, self.last = first, self.start, 0
+        self.first, self.position, self.last = first, self.start, -1
         self.cells: dict[int, Cell] = {}
 
 
@@ -138,7 +138,7 @@ class TailReader:
         for half in sorted(self._halves, key=lambda half: half.first):  # the older one first
             for end, found in self._records(file, half, size):
                 if found is not None:
-                    if found.first > after + 1 and not half.last:  # what came before it has been overwritten
+                    if found.first > after + 1 and half.last < 0:  # what came before it has been overwritten
                         self.gap = True
                         return _joined(taken)
                     half.last = found.last
