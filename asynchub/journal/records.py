@@ -38,7 +38,9 @@ RECORD = struct.Struct("<II")
 """Kind and length, and checksum, of a record."""
 ONE = struct.Struct("<IIQdqdqII")
 """A record of one scalar that is a float."""
-FLOAT, INT, BOOL = range(3)
+FLOAT = 0
+INT = 1
+BOOL = 2
 NUMBERS = {kind: struct.Struct(f"<dq{code}qII") for kind, code in enumerate("dqq")}
 """By the kind of its value, a scalar: time, step, value, count, number of its key, and kind."""
 SEQ = struct.Struct("<Q")
