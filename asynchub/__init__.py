@@ -45,6 +45,7 @@ from asynchub.subscription import Subscription
 from asynchub.watch import Watch
 
 if TYPE_CHECKING:
+    from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
     from asynchub.journal.recovering import recover
     from asynchub.subscribers.console import ConsoleLogger
@@ -96,6 +97,7 @@ __all__ = (
     "Subscription",
     "SubscriptionStatistics",
     "Watch",
+    "follow",
     "recover",
 )
 
@@ -109,6 +111,7 @@ _LAZY = {
     "JsonlLogger": "subscribers.jsonl",
     "ReduceLROnPlateau": "subscribers.plateau",
     "SchedulerStep": "subscribers.scheduler_step",
+    "follow": "journal.following",
     "recover": "journal.recovering",
 }
 

@@ -6,8 +6,11 @@ Exit status: 0 when it did what was asked, 1 when it could not, 2 when it was as
 from __future__ import annotations
 
 import argparse
+import functools
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         help="tell what another rule would have done to a recorded run",
         description="Run control rules over a recorded run and tell when each would have stopped it.",
     )
-    replay.add_argument("run", type=Path, help="folder of a run that holds metrics.jsonl, or such a file")
+    replay.add_argument(
+        "run", type=Path, help="folder of a run that holds a journal, a snapshot or metrics.jsonl; or such a file"
+    )
     replay.add_argument(
         "--early-stopping",
         action="append",
@@ -58,31 +63,136 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RULE",
         help="monitor[:mode][:name=value]..., e.g. val/accuracy:max:patience=3; may be given several times",
     )
+    _add_readers(commands)
     return parser
+
+
+def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tail = commands.add_parser(
+        "tail",
+        help="show the newest events of a run, and go on with those to come",
+        description="Show the newest events of a run that has a journal, one a line; also while it is written.",
+    )
+    tail.add_argument("run", type=Path, help="folder of the run")
+    tail.add_argument("patterns", nargs="*", metavar="PATTERN", help="only these keys, e.g. 'train/*' or 'val/**'")
+    tail.add_argument("-f", "--follow", action="store_true", help="wait for more, until Ctrl-C")
+    tail.add_argument("-n", type=_count, metavar="N", help="how many to begin with (default: 10; all after --since)")
+    tail.add_argument("--since", type=_count, default=0, metavar="SEQ", help="only events after the one of this number")
+    tail.add_argument("--json", action="store_true", help="each event whole, as a line of JSON")
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="tell what a file of a run holds",
+        description="Tell what a snapshot, a state file, a segment or the tail of a journal, or a whole run holds.",
+    )
+    inspect.add_argument("file", type=Path, help="the file, or the folder of a run")
+
+    verify = commands.add_parser(
+        "verify",
+        help="read all of a run, and tell what is damaged",
+        description="Read every byte of the snapshots and the journal of a run. Exit status 0: nothing that was "
+        "acknowledged is lost; 1: something is.",
+    )
+    verify.add_argument("run", type=Path, help="folder of the run")
+
+    export = commands.add_parser(
+        "export",
+        help="write a run as JSON lines, as a table, or for TensorBoard",
+        description="Write the events of a run in another format. What does not count, because the run was resumed "
+        "from an earlier state, is left out.",
+    )
+    export.add_argument("run", type=Path, help="folder of the run")
+    export.add_argument("--to", required=True, choices=("jsonl", "csv", "tensorboard"))
+    export.add_argument(
+        "-o", "--output", type=Path, metavar="PATH", help="where to (default: a new file in RUN/export)"
+    )
+    export.add_argument("--all", action="store_true", help="with what does not count")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted a number from 0 on, got {text!r}")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments``, by default those of the process; return its exit status."""
     options = _parser().parse_args(arguments)
-    if options.command == "replay":
-        return _replay(options.run, options.early_stopping)
-    return _demo(options)
+    if options.command == "demo":
+        return _demo(options)
+    readers = {"tail": _tail, "inspect": _inspect, "verify": _verify, "export": _export, "replay": _replay}
+    return _told(readers[options.command], options)
 
 
-def _replay(run: Path, rules: Sequence[str]) -> int:
-    from asynchub.errors import ArgumentError, CorruptStateError
-    from asynchub.what_if import recorded_events, try_rule, what_if_table
+def _told(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a command that reads a run; say what goes wrong in a line."""
+    from asynchub.errors import ArgumentError, PatternError, StateError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a key may have what the terminal's encoding lacks
     try:
-        events = recorded_events(run)
-        outcomes = [try_rule(rule, events) for rule in rules]
-    except ArgumentError as error:
-        print(f"asynchub replay: {error}", file=sys.stderr)
-        return 2
-    except (OSError, CorruptStateError) as error:
-        print(f"asynchub replay: {error}", file=sys.stderr)
-        return 1
-    print(what_if_table(outcomes))
+        status = command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (ArgumentError, PatternError, StateError, OSError, ModuleNotFoundError) as error:
+        print(f"asynchub {options.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ArgumentError | PatternError) else 1
+    return status
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from asynchub.looking import look
+
+    count = 10 if options.n is None and not options.since else options.n
+    show = functools.partial(print, flush=options.follow)
+    look(
+        options.run,
+        options.patterns,
+        show,
+        count=count,
+        since=options.since,
+        live=options.follow,
+        as_json=options.json,
+    )
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from asynchub.inspecting import inspect
+
+    print(inspect(options.file))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from asynchub.verifying import verify_run
+
+    lost = False
+    for finding in verify_run(options.run):
+        print(finding)
+        lost = lost or finding.health == "damaged"
+    print("something that was acknowledged is lost" if lost else "nothing that was acknowledged is lost")
+    return 1 if lost else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from asynchub.exporting import export_run
+
+    path, count = export_run(options.run, options.to, options.output, rewound=options.all)
+    print(f"{count} events in {path}")
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from asynchub.recorded import recorded_events
+    from asynchub.what_if import try_rule, what_if_table
+
+    events = list(recorded_events(options.run))
+    print(what_if_table([try_rule(rule, events) for rule in options.early_stopping]))
     return 0
 
 

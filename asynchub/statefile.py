@@ -37,6 +37,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = (
+    "MAGIC",
     "flush",
     "flush_folder",
     "make_folder",

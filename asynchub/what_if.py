@@ -8,16 +8,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, ScalarUpdated, StopRequested
 from asynchub.subscribers.early_stopping import EarlyStopping
-from asynchub.subscribers.jsonl import read_jsonl
 from asynchub.testing import Drive
 
-__all__ = ("Outcome", "early_stopping", "recorded_events", "try_rule", "what_if_table")
+__all__ = ("Outcome", "early_stopping", "try_rule", "what_if_table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +43,6 @@ class Outcome:
     best_step: int | None
     best_of_run: float | None
     last_step: int
-
-
-def recorded_events(run: Path) -> list[Event]:
-    """Return the events of a run: of its folder, which holds ``metrics.jsonl``, or of the file itself.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CorruptStateError: a line of it is not an event.
-    """
-    path = run / "metrics.jsonl" if run.is_dir() else run
-    return list(read_jsonl(path))
 
 
 def early_stopping(rule: str) -> EarlyStopping:

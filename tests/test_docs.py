@@ -116,6 +116,7 @@ def test_the_code_on_a_page_does_what_the_page_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the programs that a page starts
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed: str | None = None
     for block in _blocks(page):

@@ -8,7 +8,7 @@ Threads: no state is shared; any thread may call anything here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, countOf, itemgetter
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from asynchub.codec.registry import Registry
 from asynchub.columns import Array, decode_column, encode_column, packed_numbers
 from asynchub.errors import CorruptStateError, LimitExceededError, StateError, UnsupportedTypesError
 from asynchub.eventforms import event_from_dict, event_to_dict
-from asynchub.events import ENTRY, Event, scalar_updated
+from asynchub.events import ENTRY, Event, ScalarUpdated, scalar_updated
 from asynchub.filing import Run
 from asynchub.history import NO_STEP
 from asynchub.ledger import packed_steps
@@ -33,6 +33,7 @@ __all__ = (
     "UNSTORED",
     "Batch",
     "Scalars",
+    "Test",
     "batch_of",
     "decode_batch",
     "decode_event",
@@ -51,6 +52,8 @@ PIECE = 65_536
 """Scalars that one frame is given, about."""
 MAX_SCALARS = 2**24
 """Scalars that one frame may have."""
+Test = Callable[[str, type[Event]], bool]
+"""Tells whether events of a key and kind are wanted."""
 INT64 = range(-(2**63), 2**63)
 
 
@@ -303,8 +306,19 @@ def decode_event(
 # --- as events
 
 
-def events_of(batch: Batch, *, limits: Limits | None = None, registry: Registry | None = None) -> Iterator[Event]:
-    """Yield the events of a batch in the order of ``seq``."""
+def events_of(
+    batch: Batch, *, test: Test | None = None, limits: Limits | None = None, registry: Registry | None = None
+) -> Iterator[Event]:
+    """Yield the events of a batch in the order of ``seq``.
+
+    Args:
+        batch: it.
+        test: tells whether events of a key and kind are wanted; None: all are.
+        limits: as of ``decode_event``.
+        registry: as of ``decode_event``.
+    """
+    if test is not None:
+        batch = _wanted_scalars(batch, test)
     entries: list[tuple[int, float, int | None, str, float, int]] = []
     names = [key for key, _ in batch.keys]
     for one in batch.scalars:
@@ -316,9 +330,18 @@ def events_of(batch: Batch, *, limits: Limits | None = None, registry: Registry 
     if len(batch.scalars) > 1:
         entries.sort(key=itemgetter(0))
     others = [decode_event(data, limits=limits, registry=registry)[0] for _, data in batch.events]
+    if test is not None:
+        others = [event for event in others if test(event.key, type(event))]
     if not others:
         return (scalar_updated(*entry) for entry in entries)
     return iter(sorted([*others, *(scalar_updated(*entry) for entry in entries)], key=attrgetter("seq")))
+
+
+def _wanted_scalars(batch: Batch, test: Test) -> Batch:
+    keep = np.array([test(key, ScalarUpdated) for key, _ in batch.keys], bool)
+    if keep.all():
+        return batch
+    return batch._replace(scalars=[Scalars(*(column[keep[one.whose]] for column in one)) for one in batch.scalars])
 
 
 def shifted(batch: Batch, by: int) -> Batch:

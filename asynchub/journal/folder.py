@@ -22,9 +22,12 @@ from asynchub.statefile import flush, flush_folder, make_folder
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ("FolderLock", "compact", "repair")
+__all__ = ("FolderLock", "compact", "find_journal", "holder", "is_released", "repair")
 
 logger = logging.getLogger("asynchub")
+LOCK = "LOCK"
+RELEASED = b"released\n"
+"""What the lock's file holds when its writer has let go of it; that of a killed one still names the process."""
 
 
 class FolderLock:
@@ -40,7 +43,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         make_folder(folder, sync=True)
-        self._path = folder / "LOCK"
+        self._path = folder / LOCK
         self._file: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             self._take(self._file)
@@ -65,8 +68,11 @@ class FolderLock:
         """Let another writer have it."""
         file, self._file = self._file, None
         if file is not None:
-            if sys.platform != "win32":
-                with suppress(OSError):  # the file system has lost the lock already
+            with suppress(OSError):  # a full disk; or the file system has lost the lock already
+                os.ftruncate(file, 0)
+                os.lseek(file, 0, os.SEEK_SET)
+                os.write(file, RELEASED)
+                if sys.platform != "win32":
                     fcntl.flock(file, fcntl.LOCK_UN)
             os.close(file)
 
@@ -75,6 +81,31 @@ class FolderLock:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+
+def find_journal(run: Path) -> Path | None:
+    """Return the folder of a run's journal: the one named ``journal`` in it, or ``run`` itself; None if neither is."""
+    for folder in (run / "journal", run):
+        if (folder / LOCK).is_file() or next(folder.glob("*.ahj"), None) is not None:
+            return folder
+    return None
+
+
+def is_released(folder: Path) -> bool:
+    """Tell whether the last writer of a journal has let go of it. Takes no lock."""
+    try:
+        return (folder / LOCK).read_bytes() == RELEASED
+    except FileNotFoundError:
+        return False
+
+
+def holder(folder: Path) -> str:
+    """Return who writes a journal, in words. Takes no lock."""
+    try:
+        text = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return "none: this is a copy"
+    return "none" if text == RELEASED.decode().strip() else f"{text or 'somebody'}: it runs, or was killed"
 
 
 def repair(journal: Journaled) -> int:

@@ -26,6 +26,7 @@ __all__ = (
     "Frame",
     "Kind",
     "SegmentHead",
+    "frame_size",
     "frames",
     "later_frame",
     "pack_frame",
@@ -170,6 +171,14 @@ def later_frame(data: bytes, seed: int, start: int) -> Frame | None:
         if start % ALIGN == 0 and (frame := _frame_at(data, seed, start, 0)) is not None:
             return frame
     return None
+
+
+def frame_size(data: bytes) -> int:
+    """Return how many bytes the frame has that ``data`` begins with; 0 if it begins with none."""
+    if len(data) < FRAME_SIZE or data[: len(SYNC)] != SYNC:
+        return 0
+    length: int = _FRAME.unpack_from(data)[1]
+    return FRAME_SIZE + length + -length % ALIGN if length <= LONGEST else 0
 
 
 def _frame_at(data: bytes | memoryview, seed: int, start: int, base: int) -> Frame | None:

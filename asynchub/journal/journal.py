@@ -37,7 +37,7 @@ from asynchub.journal.opening import catch_up, open_segments
 from asynchub.journal.reading import segment_files
 from asynchub.journal.tail import HALF, Tail
 from asynchub.journal.taking import Gathered, Taking
-from asynchub.journal.writing import SegmentWriter, built
+from asynchub.journal.writing import SegmentWriter, built, built_between
 from asynchub.taps import Commit, Tap
 
 __all__ = ("Journal", "Level")
@@ -131,6 +131,8 @@ class Journal(Tap):
         self._durable_seq = last_seq
         self._commits: deque[Commit] = deque()
         self._degraded: str | None = None
+        self._told = False  # that it is degraded
+        self._past_tail = False  # what is taken goes to a segment at once
         self._ending = self._busy = False
         self._wake = threading.Event()
         self._tail: Tail | None = None
@@ -144,12 +146,14 @@ class Journal(Tap):
                 self._tail = Tail(self.path, bytes.fromhex(hub.run_id), bus.seq, half, self._wake.set)
                 self.put, put_event = self._put, self._put_event
             self._taking = Taking(self.path, hub, registry, self.put, put_event)
+            events += [(info.seq, self._taking.encode(info)) for info in infos]
+            past = [shifted(batch, shift) for batch in past_batches(recorded, events)]
+            writer.give(built_between(writer.written_seq, past, bus.seq))
+            writer.write()  # the tail holds only what comes after it
             self._gathered_seq = bus.seq
             self._pid = os.getpid()
             self._open = True
             bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
-            events += [(info.seq, self._taking.encode(info)) for info in infos]
-            writer.give(built(shifted(batch, shift)) for batch in past_batches(recorded, events))
         self._thread = threading.Thread(target=self._run, name="asynchub journal", daemon=True)
         self._thread.start()
 
@@ -199,10 +203,10 @@ class Journal(Tap):
     # --- inside of a publish
 
     def _put(self, first: int, items: list[Any]) -> bool:
-        return self._degraded is not None or self._tail is None or self._tail.put(first, items)
+        return self._past_tail or self._degraded is not None or self._tail is None or self._tail.put(first, items)
 
     def _put_event(self, seq: int, data: bytes) -> bool:
-        return self._degraded is not None or self._tail is None or self._tail.put_event(seq, data)
+        return self._past_tail or self._degraded is not None or self._tail is None or self._tail.put_event(seq, data)
 
     def take(self, item: Run | Event) -> bool:
         """Take a run of entries or an event; with the hub's lock."""
@@ -250,10 +254,12 @@ class Journal(Tap):
         except Exception as error:  # mostly OSError; but whatever it is, the run goes on
             self._degrade(error)
         self._end_commits(None)
-        if self._degraded is not None and failed is None:
+        if self._degraded is not None and not self._told:
+            self._told = True
             logger.error("%s: %s; events are held in memory until the disk takes them again", self.path, self._degraded)
             self._hub.publish(JournalDegraded(path=str(self.path), error=self._degraded))
-        elif failed is not None and self._degraded is None:
+        elif self._degraded is None and (self._told or self._missed):
+            self._told = False
             logger.warning("%s is whole again; %d events are missing", self.path, self._missed)
             missed, self._missed = self._missed, 0
             self._hub.publish(JournalRestored(path=str(self.path), missed=missed))
@@ -287,20 +293,23 @@ class Journal(Tap):
 
     def _write_past_tail(self) -> Gathered:
         """Write what the tail has no room for: nobody may go on before that is done. With the hub's lock."""
-        self._degraded, before = "the tail has no room", self._degraded
+        self._past_tail = True
         try:
             self._bus.fill()
             self._give(self._taking.gather(self._bus.seq))
             self._writer.write()
+        except BaseException as error:  # the tail lacks this, and must not go on behind it
+            self._degrade(error)
+            raise
         finally:
-            self._degraded = before
+            self._past_tail = False
         self._swap()
         return self._taking.gather(self._bus.seq)
 
     def _give(self, gathered: Gathered) -> None:
         """Have what was gathered written next, unless that is too much to hold."""
         self._gathered_seq = gathered.upto
-        if self._writer.waiting + gathered.size > self._backlog:
+        if self._degraded is not None and self._writer.waiting + gathered.size > self._backlog:
             self._missed += gathered.size
         else:
             self._writer.give([built(batch) for batch in gathered.batches()])
@@ -311,7 +320,7 @@ class Journal(Tap):
             self._tail.swap()
             self._tail.last_seq = self._bus.seq
 
-    def _degrade(self, error: Exception) -> None:
+    def _degrade(self, error: BaseException) -> None:
         with self._io:
             self._writer.abandon()
             self._degraded = self._degraded or f"{type(error).__name__}: {error}"

@@ -28,7 +28,7 @@ from asynchub.journal.frames import (
     later_frame,
     read_head,
 )
-from asynchub.journal.tail import scan
+from asynchub.journal.tailing import scan
 
 __all__ = ("Damage", "Journaled", "Mode", "Segment", "read_journal", "segment_files")
 
@@ -137,6 +137,22 @@ class Journaled:
             if batch.seqs[1] > after and batch.seqs[0] <= upto:
                 yield batch.between(after, upto)
                 after = batch.seqs[1]
+
+    def newest_first(self, after: int = 0) -> Iterator[Batch]:
+        """Yield the events with a ``seq`` above ``after``, each once; the batches from the newest to the oldest.
+
+        Raises:
+            CorruptStateError: the payload of a frame is not what a frame holds.
+        """
+        upto = float("inf")
+        for batch in reversed(self.tail):
+            yield batch.between(after, upto)
+            upto = min(upto, batch.seqs[0] - 1)
+        for segment in reversed(self.segments):
+            for frame in reversed(segment.frames):
+                if frame.kind == Kind.EVENTS and frame.first_seq <= upto and frame.last_seq > after:
+                    yield decode_batch(frame.payload).between(after, upto)
+                    upto = frame.first_seq - 1
 
     def rewinds(self) -> list[tuple[int, int]]:
         """Return, of each ``Rewound``, its ``seq`` and ``to_seq``, oldest first."""

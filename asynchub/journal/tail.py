@@ -4,7 +4,7 @@ What was put is there after ``kill -9``, without a system call; after a power fa
 to be. It is a place for what is not in a segment yet: two halves, of which one is filled while the other one is
 written to a segment.
 
-Threads: ``put`` is called with the hub's lock held; ``scan`` and ``TailReader`` may be called from anywhere.
+Threads: ``put`` is called with the hub's lock held.
 
 The layout is written down in ``docs/formats/journal.md``.
 """
@@ -17,47 +17,39 @@ import secrets
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
-from asynchub.errors import CorruptStateError, StateError
 from asynchub.events import ENTRY
 from asynchub.history import NO_STEP
-from asynchub.journal.batches import Batch, batch_of, decode_batch, encode_batch
+from asynchub.journal.batches import batch_of, encode_batch
+from asynchub.journal.records import (
+    ALIGN,
+    BOOL,
+    CHECKSUM,
+    FLOAT,
+    HEAD,
+    INT,
+    MAGIC,
+    NAME,
+    NUMBERS,
+    ONE,
+    RECORD,
+    SEQ,
+    SHIFT,
+    START,
+    RecordKind,
+)
 from asynchub.live import Cell
 from asynchub.statefile import write_all
 
-__all__ = ("HALF", "Tail", "TailReader", "scan")
+__all__ = ("HALF", "Tail")
 
-NAME = "tail.mm"
-MAGIC = b"\x89AHT\r\n\x1a\n"
 HALF = 2**23
 """Bytes of each half, unless told otherwise."""
-START = 4096
-"""Where the first half begins."""
-_HEAD = struct.Struct("<8sHH16s8sQ")
-_CHECKSUM = struct.Struct("<I")
-_RECORD = struct.Struct("<II")
-_ONE = struct.Struct("<IIQdqdqII")
-_MANY = struct.Struct("<Q")
-_ENTRY = {kind: struct.Struct(f"<dq{code}qII") for kind, code in enumerate("dqq")}
-_SEQ = struct.Struct("<Q")
-FLOAT, INT, BOOL = range(3)
 KIND_OF = {float: FLOAT, int: INT, bool: BOOL}
-SHIFT = 28
-"""Bits of the first word of a record that are its length; the others are its kind."""
-ALIGN = 8
-
-
-class _Kind(IntEnum):
-    """What a record holds."""
-
-    SCALARS = 1
-    KEY = 2
-    EVENT = 3
 
 
 class Tail:
@@ -96,15 +88,15 @@ class Tail:
         self._words = self._bytes.cast("I")
         if hasattr(mmap, "MADV_DONTFORK"):
             self._map.madvise(mmap.MADV_DONTFORK)
-        head = _HEAD.pack(MAGIC, 1, 0, run_id, nonce, half)
-        self._map[: len(head) + 4] = head + _CHECKSUM.pack(zlib.crc32(head))
+        head = HEAD.pack(MAGIC, 1, 0, run_id, nonce, half)
+        self._map[: len(head) + 4] = head + CHECKSUM.pack(zlib.crc32(head))
         self._number = 1
         self.swap()
 
     def swap(self) -> None:
         """Go on in the other half, over what is there: all of that must be in a segment."""
         self._number = 1 - self._number
-        self._position = START + self._number * self._half
+        self._begin = self._position = START + self._number * self._half
         self._end = self._position + self._half
         self._hurry_at = self._position + self._half // 2
         self._ids: dict[Cell, int] = {}
@@ -137,7 +129,7 @@ class Tail:
         return not items or self._put_many(first, items)
 
     def _put_many(self, first: int, items: Sequence[Any]) -> bool:
-        parts = [_MANY.pack(first)]
+        parts = [SEQ.pack(first)]
         fields = iter(items)
         for cell, time, step, value, count in zip(*[fields] * ENTRY, strict=False):
             number = self._ids.get(cell)
@@ -145,17 +137,19 @@ class Tail:
                 return False
             kind = KIND_OF[type(value)]
             try:
-                parts.append(_ENTRY[kind].pack(time, NO_STEP if step is None else step, value, count, number, kind))
+                parts.append(NUMBERS[kind].pack(time, NO_STEP if step is None else step, value, count, number, kind))
             except struct.error:  # beyond 64 bits
                 return self._put_large(first, items)
-        if not self._write(_Kind.SCALARS, b"".join(parts)):
+        if not self._write(RecordKind.SCALARS, b"".join(parts)):
             return False
         self.last_seq = first + len(items) // ENTRY - 1
         return True
 
     def _put_large(self, first: int, items: Sequence[Any]) -> bool:
         """Put entries some of whose numbers have more than 64 bits; as columns, in the way of segments."""
-        if not self._write(_Kind.EVENT, _SEQ.pack(first) + b"\1" + encode_batch(batch_of([(first, list(items))], []))):
+        if not self._write(
+            RecordKind.EVENT, SEQ.pack(first) + b"\1" + encode_batch(batch_of([(first, list(items))], []))
+        ):
             return False
         self.last_seq = first + len(items) // ENTRY - 1
         return True
@@ -164,7 +158,7 @@ class Tail:
         """Give a cell a number in this half; None if there is no room."""
         number = len(self._ids)
         key = cell.key.encode("utf-8", "surrogatepass")
-        if not self._write(_Kind.KEY, _SEQ.pack(first) + _RECORD.pack(number, bool(cell.resumed)) + key):
+        if not self._write(RecordKind.KEY, SEQ.pack(first) + RECORD.pack(number, bool(cell.resumed)) + key):
             return None
         self._ids[cell] = number
         return number
@@ -173,17 +167,19 @@ class Tail:
         """Put an encoded event; False, and nothing put, if there is no room in this half."""
         if seq <= self.last_seq:
             return True
-        if not self._write(_Kind.EVENT, _SEQ.pack(seq) + b"\0" + data):
+        if not self._write(RecordKind.EVENT, SEQ.pack(seq) + b"\0" + data):
             return False
         self.last_seq = seq
         return True
 
-    def _write(self, kind: _Kind, body: bytes) -> bool:
+    def _write(self, kind: RecordKind, body: bytes) -> bool:
+        if self._position == self._begin and SEQ.unpack_from(body)[0] > self.last_seq + 1:
+            self._write(RecordKind.SCALARS, SEQ.pack(self.last_seq + 1))  # none: ``seq`` has made a jump
         size = 8 + len(body)
         start, end = self._position, self._position + size + -size % ALIGN
         if end > self._end or len(body) >= 1 << SHIFT:
             return False
-        record = _RECORD.pack(kind << SHIFT | len(body), crc32(body, self._seed)) + body
+        record = RECORD.pack(kind << SHIFT | len(body), crc32(body, self._seed)) + body
         self._map[start : start + size] = record
         self._position = end
         if end > self._hurry_at:
@@ -200,9 +196,9 @@ class Tail:
         self._map.close()
 
 
-ONE_WORD = _Kind.SCALARS << SHIFT | (_ONE.size - _RECORD.size)
-ONE_SIZE = _ONE.size
-pack_one = _ONE.pack_into
+ONE_WORD = RecordKind.SCALARS << SHIFT | (ONE.size - RECORD.size)
+ONE_SIZE = ONE.size
+pack_one = ONE.pack_into
 
 
 def _allocate(descriptor: int, size: int) -> None:
@@ -212,145 +208,3 @@ def _allocate(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
     else:
         write_all(descriptor, bytes(size))
-
-
-# --- reading
-
-
-class _Found(NamedTuple):
-    first: int
-    last: int
-    entries: list[Any]
-    event: bytes | None
-    batch: Batch | None
-
-
-class TailReader:
-    """Reads a tail that another process may be writing.
-
-    Args:
-        folder: of the journal.
-
-    Raises:
-        FileNotFoundError: it has no tail.
-        CorruptStateError: it is no tail, or its head is damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        with self.path.open("rb") as file:
-            head = file.read(_HEAD.size + 4)
-            if len(head) < _HEAD.size + 4 or head[: len(MAGIC)] != MAGIC:
-                raise CorruptStateError(f"{self.path}: wanted the tail of a journal, got {head[:8]!r}")
-            if zlib.crc32(head[: _HEAD.size]) != _CHECKSUM.unpack_from(head, _HEAD.size)[0]:
-                raise CorruptStateError(f"{self.path}: the checksum of the head is wrong: the file is damaged")
-            _, self._major, _, self.run_id, self.nonce, self._half = _HEAD.unpack_from(head)
-            size = os.fstat(file.fileno()).st_size
-            if self._major != 1 or size != START + 2 * self._half:
-                raise CorruptStateError(f"{self.path}: a tail with halves of {self._half} bytes has {size} bytes")
-            self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        self._seed = zlib.crc32(self.nonce, zlib.crc32(self.run_id))
-        self._cells: list[dict[int, Cell]] = [{}, {}]
-        self._positions = [0, 0]
-        self._seqs = [0, 0]
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._map.close()
-
-    def poll(self, after: int) -> list[Batch]:
-        """Return what comes after ``after`` (a ``seq``) without a gap, as far as it is here, in order."""
-        batches: list[Batch] = []
-        found = sorted([*self._read(0, after), *self._read(1, after)], key=lambda one: one.first)
-        for one in found:
-            if one.last <= after:
-                continue
-            if one.first > after + 1:  # what came between has been overwritten: it is in a segment
-                self._seqs = [0, 0]
-                break
-            if one.batch is not None:
-                batches.append(one.batch.between(after, one.last))
-            elif one.event is not None:
-                batches.append(Batch([], [], [(one.first, one.event)]))
-            else:
-                batches.append(batch_of([(one.first, one.entries)], []).between(after, one.last))
-            after = one.last
-        return batches
-
-    def _read(self, number: int, after: int) -> Iterator[_Found]:
-        """Yield the records of a half, from where the last call ended if that is still the same stretch."""
-        start = START + number * self._half
-        head = self._map[start : start + 16]
-        first = _SEQ.unpack_from(head, 8)[0]
-        if first != self._seqs[number]:  # it was begun anew
-            self._cells[number], self._positions[number], self._seqs[number] = {}, start, first
-        last = after if self._positions[number] != start else 0
-        while (record := self._record(self._positions[number], start + self._half)) is not None:
-            kind, body, end = record
-            seq = _SEQ.unpack_from(body)[0]
-            if seq <= last:  # of an earlier round
-                return
-            try:
-                found = self._found(kind, seq, body, self._cells[number])
-            except (StateError, KeyError, struct.error, UnicodeDecodeError):  # overwritten meanwhile
-                return
-            self._positions[number] = end
-            if found is not None:
-                last = found.last
-                yield found
-
-    def _record(self, start: int, stop: int) -> tuple[int, bytes, int] | None:
-        if start + 16 > stop:
-            return None
-        word, checksum = _RECORD.unpack(self._map[start : start + 8])
-        length = word & (1 << SHIFT) - 1
-        if length < 8 or start + 8 + length > stop:
-            return None
-        body = self._map[start + 8 : start + 8 + length]
-        if zlib.crc32(body, self._seed) != checksum:
-            return None
-        end = start + 8 + length
-        return word >> SHIFT, body, end + -end % ALIGN
-
-    def _found(self, kind: int, seq: int, body: bytes, cells: dict[int, Cell]) -> _Found | None:
-        if kind == _Kind.KEY:
-            number, resumed = _RECORD.unpack_from(body, 8)
-            cells[number] = Cell(body[16:].decode("utf-8", "surrogatepass"), None, [], bool(resumed), False)
-            return None
-        if kind == _Kind.EVENT:
-            if body[8:9] == b"\1":
-                batch = decode_batch(body[9:])
-                return _Found(seq, batch.seqs[1], [], None, batch)
-            return _Found(seq, seq, [], body[9:], None)
-        entries: list[Any] = []
-        for start in range(8, len(body), _ENTRY[FLOAT].size):
-            of = _SEQ.unpack_from(body, start + 32)[0] >> 32
-            time, step, value, count, number, of = _ENTRY[of].unpack_from(body, start)
-            entries += (cells[number], time, None if step == NO_STEP else step, bool(value) if of == BOOL else value)
-            entries.append(count)
-        return _Found(seq, seq + len(entries) // ENTRY - 1, entries, None, None)
-
-
-def scan(folder: Path, run_id: bytes | None, after: int) -> tuple[bytes | None, list[Batch]]:
-    """Return whose the tail of a journal is, and what it has beyond ``after``, the newest ``seq`` in the segments.
-
-    Args:
-        folder: of the journal.
-        run_id: identity of the run, if there are segments.
-        after: the ``seq``.
-
-    Raises:
-        CorruptStateError: it is the tail of another run.
-    """
-    try:
-        reader = TailReader(folder)
-    except (FileNotFoundError, CorruptStateError):  # none yet; or, after a power failure, anything
-        return run_id, []
-    try:
-        if run_id is not None and reader.run_id != run_id:
-            raise CorruptStateError(
-                f"{reader.path} belongs to run {reader.run_id.hex()}, the segments to {run_id.hex()}"
-            )
-        return reader.run_id, reader.poll(after)
-    finally:
-        reader.close()

@@ -24,7 +24,7 @@ from asynchub.journal.batches import Batch, decode_event, encode_batch
 from asynchub.journal.frames import REWINDS, Kind, SegmentHead, pack_frame, pack_head
 from asynchub.statefile import flush, flush_folder, write_all
 
-__all__ = ("Built", "SegmentWriter", "built")
+__all__ = ("Built", "SegmentWriter", "built", "built_between")
 
 
 class Built(NamedTuple):
@@ -46,6 +46,16 @@ def built(batch: Batch) -> Built:
     """Return a frame of events."""
     rewinds = any(b"Rewound" in data and isinstance(decode_event(data)[0], Rewound) for _, data in batch.events)
     return Built(Kind.EVENTS, REWINDS if rewinds else 0, *batch.seqs, encode_batch(batch), batch.size)
+
+
+def built_between(after: int, batches: Iterable[Batch], upto: int) -> list[Built]:
+    """Return frames of all that there is between ``after`` and ``upto`` (a ``seq``), which need not be every event."""
+    frames = [built(batch) for batch in batches]
+    if frames:
+        frames[-1] = frames[-1]._replace(last_seq=max(upto, frames[-1].last_seq))
+    elif upto > after:
+        frames = [Built(Kind.EVENTS, 0, upto, upto, encode_batch(Batch([], [], [])), 0)]
+    return frames
 
 
 class SegmentWriter:

@@ -1,0 +1,70 @@
+"""What a journal holds of a hub that had a past, of a burst, and of a tail that is too small."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asynchub import Journal, MessageHub, recover
+from asynchub.journal.reading import read_journal
+
+KILLED = """
+import os, signal, sys
+from asynchub import Event, Journal, MessageHub
+hub = MessageHub("run")
+for number in range(int(sys.argv[2])):
+    hub.update_scalar("loss", number)
+if sys.argv[3] == "own":
+    hub.publish(Event(key="mine"))
+hub.attach(Journal(sys.argv[1], interval=1000.0))
+if sys.argv[3] == "load":
+    other = MessageHub("other")
+    other.update_scalars({f"key/{number}": number for number in range(50)})
+    hub.load_state_dict(other.state_dict())
+for number in range(3):
+    hub.update_scalar("loss", -number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.parametrize("last", ["scalar", "own", "load"])
+@pytest.mark.parametrize("past", [0, 100])
+def test_nothing_is_lost_when_a_process_is_killed_right_after_attaching(past: int, last: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "journal"), str(past), last], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert recover(tmp_path).get_scalar("loss").data[0].tolist() == [*range(past), 0, -1, -2]
+
+
+def test_a_hub_that_goes_on_without_news_writes_no_segment(tmp_path: Path) -> None:
+    with MessageHub("run") as hub:
+        hub.attach(Journal(tmp_path / "journal"))
+        hub.update_scalar("loss", 1.0)
+    before = sorted(path.name for path in (tmp_path / "journal").glob("*.ahj"))
+    resumed = recover(tmp_path)
+    resumed.attach(Journal(tmp_path / "journal"))
+    with resumed:
+        """Nothing is published."""
+    assert sorted(path.name for path in (tmp_path / "journal").glob("*.ahj")) == before
+
+
+def test_a_burst_of_more_events_than_the_backlog_is_written_by_a_healthy_disk(tmp_path: Path) -> None:
+    with MessageHub("run") as hub:
+        hub.attach(Journal(tmp_path / "journal", backlog=10))
+        for number in range(1000):
+            hub.update_scalar("loss", number)
+    assert recover(tmp_path).get_scalar("loss").data[0].tolist() == list(range(1000))
+
+
+def test_a_tail_that_is_too_small_is_no_failing_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "asynchub"), MessageHub("run") as hub:
+        hub.attach(Journal(tmp_path / "journal", tail=8192, interval=0.001))
+        for number in range(20_000):
+            hub.update_scalar("loss", number)
+    assert caplog.records == []
+    assert read_journal(tmp_path / "journal").last_seq == 20_000
