@@ -126,15 +126,20 @@ class EventBus(Intake):
         if self.eager:
             with self.lock:  # nearly always, one publisher's entries are all there is
                 done = False
-                entries = self.entries
-                if not (self.untapped or self.busy) and self.eager is True and self._cut is None:
-                    first = self.tapped + 1
-                    new = entries[(first - self.seq - 1) * ENTRY :]
-                    if len(new) == ENTRY and self.tap_put(first, new):
-                        self.tapped = first
+                if not (self.busy or self.untapped or self._cut) and self.eager is True:
+                    entries, tapped = self.entries, self.tapped
+                    new = entries[(tapped - self.seq) * ENTRY :]
+                    if len(new) == ENTRY:
                         size = len(entries)
-                        alarm, chores, _ = self._due
-                        done = size < alarm or (size < chores and not new[0].wanted)
+                        try:
+                            self.busy = True  # see `fill`
+                            done = self.tap_put(tapped + 1, new)
+                        finally:
+                            self.busy = False
+                        if done:
+                            self.tapped = tapped + 1
+                            alarm, chores, _ = self._due
+                            done = len(entries) == size and (size < alarm or (size < chores and not new[0].wanted))
             if done or not self._serve_tap():
                 return
         with self.lock:
@@ -169,20 +174,18 @@ class EventBus(Intake):
                     due = self.seq >= limit if not size else size >= chores
                     due = due or (size >= alarm and any(cell.wanted for cell in entries[::ENTRY]))
                     break
+            if self.lock._is_owned():  # type: ignore[attr-defined]  # a signal handler: whom it broke into goes on
+                return False
             if not tap.make_room():
                 return True
         else:
             return True
-        tap.acknowledge()
+        if not self.lock._is_owned():  # type: ignore[attr-defined]
+            tap.acknowledge()
         return due
 
     def tap_with(self, tap: Tap | None, eager: bool | Literal["patient"] = False) -> None:
-        """Have ``tap`` take what is published from now on; with ``lock`` held, and all that was before numbered.
-
-        Args:
-            tap: who takes it; None for nobody any more.
-            eager: whether it is asked in each publish; ``"patient"`` if a publish waits for it, too.
-        """
+        """Have ``tap``, or nobody, take what is published from now on; with ``lock`` held, all before numbered."""
         self.tap, self.eager = tap, eager
         self.tapped = self.seq
         self.untapped.clear()

@@ -18,8 +18,8 @@ from asynchub.journal.folder import find_journal, holder
 from asynchub.journal.frames import MAGIC as SEGMENT
 from asynchub.journal.frames import SEGMENT_SIZE, Kind, frames, read_head
 from asynchub.journal.reading import read_journal
-from asynchub.journal.records import MAGIC as TAIL
-from asynchub.journal.records import NAME as TAIL_NAME
+from asynchub.journal.tail import MAGIC as TAIL
+from asynchub.journal.tail import NAME as TAIL_NAME
 from asynchub.journal.tailing import contents
 from asynchub.lines import format_time
 from asynchub.snapshot import MAGIC as SNAPSHOT

@@ -140,22 +140,18 @@ class Intake:
             return True
         if self._cut is not None:
             self.number()
-        if self.untapped and not self._fill(tap, self.untapped):
-            return False
-        self.tapped = max(self.tapped, self.seq)
-        items = self.entries[(self.tapped - self.seq) * ENTRY :]
-        if items and not tap.put(self.tapped + 1, items):
-            return False
-        self.tapped += len(items) // ENTRY
-        return True
-
-    def _fill(self, tap: Tap, untapped: deque[Run | Event]) -> bool:
+        untapped = self.untapped
         try:
-            self.busy = True  # what is stored may be an object that publishes when it is looked at
+            self.busy = True  # a signal handler may break into this, and an object publish when it is stored
             while untapped and _first(untapped[0]) <= self.seq:
                 if not tap.take(untapped[0]):
                     return False
                 untapped.popleft()
+            self.tapped = max(self.tapped, self.seq)
+            while items := self.entries[(self.tapped - self.seq) * ENTRY :]:
+                if not tap.put(self.tapped + 1, items):
+                    return False
+                self.tapped += len(items) // ENTRY
             return True
         finally:
             self.busy = False

@@ -20,7 +20,7 @@ from asynchub.codec.encoder import dumps
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.columns import Array, decode_column, encode_column, packed_numbers
-from asynchub.errors import CorruptStateError, LimitExceededError, StateError, UnsupportedTypesError
+from asynchub.errors import CorruptStateError, LimitExceededError, StateError
 from asynchub.eventforms import event_from_dict, event_to_dict
 from asynchub.events import ENTRY, Event, ScalarUpdated, scalar_updated
 from asynchub.filing import Run
@@ -50,7 +50,7 @@ UNSTORED = "unstored"
 """Under this name stand the names of the fields that hold a ``repr`` in the place of what cannot be stored."""
 PIECE = 65_536
 """Scalars that one frame is given, about."""
-MAX_SCALARS = 2**24
+MAX_SCALARS = 4 * PIECE
 """Scalars that one frame may have."""
 Test = Callable[[str, type[Event]], bool]
 """Tells whether events of a key and kind are wanted."""
@@ -155,7 +155,7 @@ def batch_of(runs: Sequence[Run], events: Sequence[tuple[int, bytes]]) -> Batch:
 def pieces(runs: Sequence[Run], events: Sequence[tuple[int, bytes]]) -> list[Batch]:
     """Return the same as batches of some ten thousand events each, in order."""
     if sum(len(items) for _, items in runs) <= PIECE * ENTRY:
-        return [batch_of(runs, events)]
+        return [batch_of(runs, events)] if runs or events else []
     made: list[Batch] = []
     some: list[Run] = []
     size = 0
@@ -204,15 +204,15 @@ def encode_event(event: Event, resumed: bool | None, registry: Registry | None) 
         fields[RESUMED] = bool(resumed)
     try:
         return dumps(fields, registry=registry), ()
-    except UnsupportedTypesError:
+    except Exception:  # whatever foreign objects raise: to publish them was no mistake
         unstored = []
         for name, value in fields.items():
             try:
-                dumps(value, registry=registry)
-            except UnsupportedTypesError:
+                dumps({name: value}, registry=registry)
+            except Exception:
                 fields[name] = _shown(value)
                 unstored.append(name)
-        return dumps({**fields, UNSTORED: unstored}), tuple(unstored)
+        return dumps({**fields, UNSTORED: unstored}, registry=registry), tuple(unstored)
 
 
 def _shown(value: object) -> str:

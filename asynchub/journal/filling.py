@@ -20,6 +20,7 @@ def past_batches(recorded: Sequence[tuple[str, bool, Records]], events: Sequence
         recorded: keys with their ``resumed`` flag and what was recorded of them.
         events: other events, encoded, with their ``seq``.
     """
+    events = sorted(events)
     seqs = np.sort(np.concatenate([np.array([seq for seq, _ in events], np.int64), *(one[2].seqs for one in recorded)]))
     keys = [(key, resumed) for key, resumed, _ in recorded]
     for start in range(0, len(seqs), PIECE):

@@ -113,9 +113,12 @@ def repair(journal: Journaled) -> int:
 
     A crash amid this leaves what there was, or is as if this had been done.
     """
-    if not journal.segments or not journal.segments[-1].torn:
+    segment = journal.segments[-1] if journal.segments else None
+    if segment is not None and not segment.size:
+        segment.path.unlink()
+        journal.segments.pop()
+    if segment is None or not segment.torn:
         return 0
-    segment = journal.segments[-1]
     kept = _keep_aside(segment)
     if segment.frames:
         with segment.path.open("rb+") as file:

@@ -22,6 +22,7 @@ __all__ = (
     "FRAME_SIZE",
     "MAGIC",
     "REWINDS",
+    "RUN_ID",
     "SEGMENT_SIZE",
     "Frame",
     "Kind",
@@ -45,6 +46,8 @@ SEGMENT_SIZE = _HEAD.size + _CHECKSUM.size
 """Bytes of the head of a segment."""
 FRAME_SIZE = _FRAME.size
 """Bytes of the header of a frame."""
+RUN_ID = slice(16, 32)
+"""Where, in the head of a segment, the identity of the run stands."""
 CHECKED_FROM = 12
 """Where, in the header of a frame, what follows its checksum begins."""
 REWINDS = 1

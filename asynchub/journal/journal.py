@@ -13,43 +13,44 @@ Waiting: a publish waits for no disk; only if the tail is full, which takes more
     seconds, or one event that is larger, for a ``write``; and with the level ``disk``, in each publish, for the disk.
 Failure: a disk that refuses never ends a run. Events are then held in memory, up to ``backlog``, and written when it
     takes them again; ``JournalDegraded`` and ``JournalRestored`` say so, and ``commit`` raises meanwhile.
-Threads: one of its own writes.
+Threads: one of its own writes; where a publish has to, in the main thread, another one does it: a signal handler cannot
+    break into it there.
 """
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 import threading
-from collections import deque
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 from asynchub.codec.registry import Registry
-from asynchub.errors import ArgumentError, JournalError
-from asynchub.events import Event, JournalDegraded, JournalRestored
+from asynchub.errors import ArgumentError, DeadlockError, JournalError
+from asynchub.events import Event, InfoRemoved
 from asynchub.filing import Run
 from asynchub.journal.batches import shifted
 from asynchub.journal.filling import past_batches
+from asynchub.journal.flushing import Flushing, put_nothing
 from asynchub.journal.folder import FolderLock, compact
-from asynchub.journal.opening import catch_up, open_segments
-from asynchub.journal.reading import segment_files
-from asynchub.journal.tail import HALF, Tail
-from asynchub.journal.taking import Gathered, Taking
-from asynchub.journal.writing import SegmentWriter, built, built_between
-from asynchub.taps import Commit, Tap
+from asynchub.journal.opening import catch_up, open_segments, removed_infos
+from asynchub.journal.putting import HALF, Tail
+from asynchub.journal.reading import Journaled, segment_files
+from asynchub.journal.tail import NAME
+from asynchub.journal.taking import Taking
+from asynchub.journal.writing import SegmentWriter, built, reached
+from asynchub.taps import Commit
 
 __all__ = ("Journal", "Level")
 
-logger = logging.getLogger("asynchub")
 Level = Literal["memory", "process", "disk"]
 """What has been promised when a publish returned; see the module."""
 END_TIMEOUT = 60.0
 """Seconds that ``end`` waits for the thread, which may be waiting for the disk."""
 
 
-class Journal(Tap):
+class Journal(Flushing):
     """Write every event of a hub to a folder. ``hub.attach(Journal("run/journal"))``.
 
     It begins with what the hub has recorded before. In a folder that holds a journal of the same run already it goes
@@ -93,16 +94,12 @@ class Journal(Tap):
                 raise ArgumentError(f"{name} must be an int from {least} on, got {number!r:.80}")
         if tail % 8192:
             raise ArgumentError(f"tail must be a multiple of 8192, got {tail}")
-        self.path = Path(path)
+        super().__init__(Path(path), interval, backlog)
         self.level = level
         self.compact = compact
-        self._interval = interval
         self._segment_size = segment_size
-        self._backlog = backlog
         self._tail_size = tail
         self._registry = registry
-        self._io = threading.RLock()  # held while frames are made and written; taken before the hub's lock
-        self._open = False
 
     # --- living
 
@@ -118,83 +115,82 @@ class Journal(Tap):
             raise JournalError(f"{self.path} is attached to hub {self._hub.instance_name!r} already; make another one")
         lock = FolderLock(self.path)
         try:
-            writer, last_seq = open_segments(self.path, hub, self._segment_size)
-            self._start(hub, lock, writer, last_seq)
+            writer, found = open_segments(self.path, hub, self._segment_size)
+            try:
+                self._start(hub, lock, writer, found)
+            except BaseException:
+                writer.abandon()
+                raise
         except BaseException:
             lock.release()
             raise
 
-    def _start(self, hub: Any, lock: FolderLock, writer: SegmentWriter, last_seq: int) -> None:
-        bus = hub._bus
-        self._hub, self._bus, self._lock, self._writer = hub, bus, lock, writer
-        self._missed = 0
-        self._durable_seq = last_seq
-        self._commits: deque[Commit] = deque()
-        self._degraded: str | None = None
-        self._told = False  # that it is degraded
-        self._past_tail = False  # what is taken goes to a segment at once
-        self._ending = self._busy = False
-        self._wake = threading.Event()
-        self._tail: Tail | None = None
+    def _start(self, hub: Any, lock: FolderLock, writer: SegmentWriter, found: Journaled) -> None:
+        self._begin(hub, lock, writer, found.last_seq)
+        bus = self._bus
+        self._pid = os.getpid()
         with self._io, bus.still():
-            registry = self._registry or hub.registry
-            recorded, infos, events, shift = catch_up(hub, last_seq, registry)
-            self.put = _put_nothing
-            put_event = _put_nothing_event
-            if self.level != "memory":
-                half = self._tail_size // 2
-                self._tail = Tail(self.path, bytes.fromhex(hub.run_id), bus.seq, half, self._wake.set)
-                self.put, put_event = self._put, self._put_event
-            self._taking = Taking(self.path, hub, registry, self.put, put_event)
-            events += [(info.seq, self._taking.encode(info)) for info in infos]
-            past = [shifted(batch, shift) for batch in past_batches(recorded, events)]
-            writer.give(built_between(writer.written_seq, past, bus.seq))
-            writer.write()  # the tail holds only what comes after it
-            self._gathered_seq = bus.seq
-            self._pid = os.getpid()
-            self._open = True
-            bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
-        self._thread = threading.Thread(target=self._run, name="asynchub journal", daemon=True)
-        self._thread.start()
+            recorded, infos, rewound, shift = catch_up(hub, found.last_seq)
+            removed = removed_infos(hub, found)
+            self._taking = Taking(self.path, hub, self._registry or hub.registry, put_nothing, put_nothing)
+            self._gathered_seq = bus.seq + shift
+            events = [(info.seq, self._taking.encode(info)) for info in infos]
+            if rewound is not None:
+                events.insert(0, (rewound.seq - shift, self._taking.encode(rewound)))
+            writer.give(built(shifted(batch, shift)) for batch in past_batches(recorded, events))
+            if self._gathered_seq > writer.last_seq:  # e.g. an info that is gone
+                writer.give([reached(self._gathered_seq)])
+            writer.write()  # before anything that follows it is in the tail
+            self._tail = self._new_tail(bus.seq + shift)
+            try:
+                self._thread.start()
+                bus.seq += shift
+                if rewound is not None:
+                    hub._log(rewound)
+                    hub._replayed = (*hub._replayed, rewound)  # for those attached later
+                self._taking.begin(bus.seq)
+                self._store(self._tail)
+                bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
+                self._open = True
+            except BaseException:
+                self._ending = True
+                bus.tap_with(None)
+                if self._tail is not None:
+                    self._tail.close()
+                raise
+        for key in removed:
+            hub._change(functools.partial(self._say_removed, key), None)
+
+    def _say_removed(self, key: str) -> None:
+        if key not in self._hub.runtime_info:
+            self._hub._append(InfoRemoved(key=key))
+
+    def _new_tail(self, last_seq: int) -> Tail | None:
+        if self.level == "memory":
+            (self.path / NAME).unlink(missing_ok=True)  # all of it is in segments, and on the disk
+            return None
+        run_id = bytes.fromhex(self._hub.run_id)
+        return Tail(self.path, run_id, last_seq, self._tail_size // 2, lambda: self._wake.put(None))
 
     def end(self) -> None:
         """Take nothing more; bring all to the disk and let go of the folder. Called when the hub is left.
 
         Raises:
-            JournalError: the disk refused; what it has not got is lost.
+            JournalError: the disk refused, and what it has not got is lost; or it does not answer.
         """
         if not self._open or self._pid != os.getpid():
             return
         self._ending = True
-        self._wake.set()
+        self._wake.put(None)
         self._thread.join(END_TIMEOUT)
-        error: Exception | None = None
-        with self._io:
-            try:
-                self._write(last=True)
-                self._writer.sync()
-                self._writer.close()
-            except Exception as failure:  # whatever it is, the folder is to be free again
-                self._writer.abandon()
-                error = failure
-            self._close(error)
-        if error is not None:
-            lost = self._writer.waiting
-            raise JournalError(f"the disk refused the last {lost} events of {self.path}: {error}") from error
-
-    def _close(self, error: Exception | None) -> None:
-        bus = self._bus
-        with bus.lock:
-            bus.tap_with(None)
-            self._hub._base_seq = self._gathered_seq if error is None else self._durable_seq
-            self._open = False
-        self._end_commits(error)
-        if self._tail is not None:
-            self._tail.close(remove=error is None)
-        self._lock.release()
+        if self._thread.is_alive():
+            raise JournalError(f"{self.path}: the disk has not answered in {END_TIMEOUT:.0f} s")
+        if self._failure is not None:
+            raise self._failure
 
     def forked(self) -> None:
         """Let go of everything in a forked child, which may not write here."""
+        self._io = threading.RLock()
         if self._open:
             self._open = False
             self._writer.forget()
@@ -202,147 +198,14 @@ class Journal(Tap):
 
     # --- inside of a publish
 
-    def _put(self, first: int, items: list[Any]) -> bool:
-        return self._past_tail or self._degraded is not None or self._tail is None or self._tail.put(first, items)
-
-    def _put_event(self, seq: int, data: bytes) -> bool:
-        return self._past_tail or self._degraded is not None or self._tail is None or self._tail.put_event(seq, data)
-
     def take(self, item: Run | Event) -> bool:
         """Take a run of entries or an event; with the hub's lock."""
         return self._taking.take(item)
-
-    def make_room(self) -> bool:
-        """Write what was taken to a segment, in the publisher's thread; False amid that very thing."""
-        with self._io:
-            if self._busy or not self._open:
-                return False
-            try:
-                self._write()
-            except OSError as error:
-                self._degrade(error)
-        return True
 
     def acknowledge(self) -> None:
         """Wait for the disk, at the level ``disk``."""
         if self.level == "disk" and threading.current_thread() is not self._thread:
             self.commit().latch.wait(None)
-
-    # --- writing
-
-    def _run(self) -> None:
-        while not self._ending:
-            self._wake.wait(self._interval)
-            self._wake.clear()
-            self._flush()
-
-    def _flush(self) -> None:
-        """Bring what was published to the disk; say so to whoever waits for it."""
-        failed, before = self._degraded, self._durable_seq
-        try:
-            with self._io:
-                upto = self._write()
-            self._writer.sync()
-            if upto == before and failed is None:
-                with self._io:
-                    self._writer.say_durable()
-            self._durable_seq = upto
-            with self._io:
-                self._writer.rotate()
-            if failed is not None:
-                self._restore()
-        except Exception as error:  # mostly OSError; but whatever it is, the run goes on
-            self._degrade(error)
-        self._end_commits(None)
-        if self._degraded is not None and not self._told:
-            self._told = True
-            logger.error("%s: %s; events are held in memory until the disk takes them again", self.path, self._degraded)
-            self._hub.publish(JournalDegraded(path=str(self.path), error=self._degraded))
-        elif self._degraded is None and (self._told or self._missed):
-            self._told = False
-            logger.warning("%s is whole again; %d events are missing", self.path, self._missed)
-            missed, self._missed = self._missed, 0
-            self._hub.publish(JournalRestored(path=str(self.path), missed=missed))
-
-    def _write(self, last: bool = False) -> int:
-        """Hand all that was published to the operating system; return up to which ``seq``. With ``_io`` held.
-
-        Args:
-            last: whether nothing more is to be taken.
-
-        Raises:
-            OSError: the disk said no; everything is held.
-        """
-        bus = self._bus
-        self._busy = True
-        try:
-            with bus.lock:
-                bus.number()
-                if bus.fill():
-                    gathered = self._taking.gather(bus.seq)
-                    self._swap()
-                else:
-                    gathered = self._write_past_tail()
-                if last:
-                    bus.tap_with(None)
-            self._give(gathered)
-            self._writer.write()
-            return gathered.upto
-        finally:
-            self._busy = False
-
-    def _write_past_tail(self) -> Gathered:
-        """Write what the tail has no room for: nobody may go on before that is done. With the hub's lock."""
-        self._past_tail = True
-        try:
-            self._bus.fill()
-            self._give(self._taking.gather(self._bus.seq))
-            self._writer.write()
-        except BaseException as error:  # the tail lacks this, and must not go on behind it
-            self._degrade(error)
-            raise
-        finally:
-            self._past_tail = False
-        self._swap()
-        return self._taking.gather(self._bus.seq)
-
-    def _give(self, gathered: Gathered) -> None:
-        """Have what was gathered written next, unless that is too much to hold."""
-        self._gathered_seq = gathered.upto
-        if self._degraded is not None and self._writer.waiting + gathered.size > self._backlog:
-            self._missed += gathered.size
-        else:
-            self._writer.give([built(batch) for batch in gathered.batches()])
-
-    def _swap(self) -> None:
-        """Go on in the other half of the tail: what is in it is in a segment. With the hub's lock."""
-        if self._tail is not None and self._degraded is None:
-            self._tail.swap()
-            self._tail.last_seq = self._bus.seq
-
-    def _degrade(self, error: BaseException) -> None:
-        with self._io:
-            self._writer.abandon()
-            self._degraded = self._degraded or f"{type(error).__name__}: {error}"
-
-    def _restore(self) -> None:
-        """Use the tail again, once all that was held is in segments; raises as ``_write``."""
-        with self._io, self._bus.lock:
-            self._bus.number()
-            self._bus.fill()
-            self._give(self._taking.gather(self._bus.seq))
-            self._writer.write()
-            self._degraded = None
-            self._swap()
-
-    def _end_commits(self, error: Exception | None) -> None:
-        """Tell those who wait for the disk."""
-        if self._degraded is not None and error is None:
-            error = OSError(self._degraded)
-        while self._commits and (error is not None or self._commits[0].seq <= self._durable_seq):
-            commit = self._commits.popleft()
-            failed = error is not None and commit.seq > self._durable_seq
-            commit.end(JournalError(f"{self.path} is not on the disk: {error}") if failed else None)
 
     def commit(self) -> Commit:
         """Begin to bring all that was published so far to the disk."""
@@ -350,18 +213,20 @@ class Journal(Tap):
         with bus.lock:
             bus.number()
             commit = Commit(bus.seq)
-            if self._open:
+            is_open = self._open
+            if is_open:
                 self._commits.append(commit)
-        if not self._open:
+        if not is_open:
             commit.end(JournalError(f"{self.path} was ended"))
-        self._wake.set()
+        elif bus.lock._is_owned():  # type: ignore[attr-defined]
+            commit.end(DeadlockError("commit() in a signal handler that broke into a publish would wait for itself"))
+        self._wake.put(None)
         return commit
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many events are not on the disk yet, how many are, and how many were lost."""
-        if not self._open:
-            return 0, self._durable_seq, self._missed
-        return self._bus.seq - self._durable_seq, self._durable_seq, self._missed
+        lost = self._lost + self._missing
+        return self._bus.seq - self._durable_seq if self._open else 0, self._durable_seq, lost
 
     # --- snapshots
 
@@ -373,6 +238,9 @@ class Journal(Tap):
             seq: every event up to this one is in it.
             oldest_seq: the same of the oldest snapshot that is kept beside it.
         """
+        self.aside(lambda: self._note_snapshot(path, seq, oldest_seq))
+
+    def _note_snapshot(self, path: Path, seq: int, oldest_seq: int) -> None:
         with self._io:
             if not self._open or path.parent.resolve() != self.path.parent.resolve():
                 return
@@ -382,11 +250,3 @@ class Journal(Tap):
                     compact(self.path, segment_files(self.path), min(oldest_seq, self._writer.durable_seq))
             except OSError as error:
                 self._degrade(error)
-
-
-def _put_nothing(first: int, items: list[Any]) -> bool:
-    return True
-
-
-def _put_nothing_event(seq: int, data: bytes) -> bool:
-    return True

@@ -20,6 +20,7 @@ from asynchub.events import Rewound
 from asynchub.journal.batches import Batch, decode_batch, decode_event
 from asynchub.journal.frames import (
     REWINDS,
+    RUN_ID,
     SEGMENT_SIZE,
     Frame,
     Kind,
@@ -131,7 +132,10 @@ class Journaled:
         for segment in self.segments:
             for frame in segment.frames:
                 if frame.kind == Kind.EVENTS and after < frame.last_seq and frame.first_seq <= upto:
-                    yield decode_batch(frame.payload).between(after, upto)
+                    batch = decode_batch(frame.payload)
+                    if batch.seqs != (frame.first_seq, frame.last_seq):
+                        raise CorruptStateError(f"{segment.path}: a frame has other events than it says: {batch.seqs}")
+                    yield batch.between(after, upto)
                     after = frame.last_seq
         for batch in self.tail:
             if batch.seqs[1] > after and batch.seqs[0] <= upto:
@@ -215,7 +219,8 @@ def read_journal(folder: Path, mode: Mode = "strict") -> Journaled:
     if journal.damages and mode == "strict":
         raise JournalCorruptError(journal.damages)
     if not (journal.damages and mode == "point-in-time"):
-        journal.run_id, journal.tail = scan(folder, journal.run_id, journal.last_seq)
+        after = max([journal.last_seq, *(damage.last_seq or 0 for damage in journal.damages)])
+        journal.run_id, journal.tail = scan(folder, journal.run_id, after, mode == "salvage" and bool(journal.damages))
         if journal.tail:
             journal.last_seq = journal.tail[-1].seqs[1]
     return journal
@@ -234,11 +239,11 @@ def _read_segment(
         _check_head(journal, head, index, first_seq, path)
         seed = head.seed
     else:  # its frames can be read still: what the head says is known from its name and those before it
-        seed = SegmentHead(journal.run_id or bytes(16), index, first_seq, 0).seed
+        seed = SegmentHead(journal.run_id or data[RUN_ID], index, first_seq, 0).seed
     found = list(frames(data, seed)) if head is not None else []
     segment = Segment(path, head, len(data), found[-1].end if found else (SEGMENT_SIZE if head else 0), found, index)
     journal.segments.append(segment)
-    _count(journal, segment, found)
+    _count(journal, found)
     promised = later[0][1] - 1 if later else 0
     if segment.torn:
         _look_behind(journal, segment, data, seed, mode, promised)
@@ -249,18 +254,17 @@ def _read_segment(
 
 def _check_head(journal: Journaled, head: SegmentHead, index: int, first_seq: int, path: Path) -> None:
     if journal.run_id not in (None, head.run_id):
-        raise CorruptStateError(f"{path} belongs to run {head.run_id.hex()}, those before it to {journal.run_id!r}")
+        raise CorruptStateError(f"{path} belongs to run {head.run_id.hex()}, those before it do not")
     if (head.number, head.first_seq) != (index, first_seq):
         raise CorruptStateError(f"{path} says that it is segment {head.number}, from event {head.first_seq} on")
     journal.run_id = head.run_id
 
 
-def _count(journal: Journaled, segment: Segment, found: Sequence[Frame]) -> None:
+def _count(journal: Journaled, found: Sequence[Frame]) -> None:
     for frame in found:
         journal.durable_seq = max(journal.durable_seq, frame.durable_seq)
-        if frame.kind == Kind.EVENTS:
-            journal.last_seq = max(journal.last_seq, frame.last_seq)
-        elif frame.kind == Kind.CONTROL and not journal.name:
+        journal.last_seq = max(journal.last_seq, frame.last_seq)
+        if frame.kind == Kind.CONTROL and not journal.name:
             journal.name = _name_in(frame)
 
 
@@ -281,11 +285,12 @@ def _look_behind(journal: Journaled, segment: Segment, data: bytes, seed: int, m
         following += [frame, *frames(data, seed, frame.end)]
         place = following[-1].end - 1
     acknowledged = max([promised, *(frame.durable_seq for frame in following)])
-    if acknowledged < first:
+    headless = segment.head is None and segment.size > SEGMENT_SIZE  # the head was on the disk before anything else
+    if acknowledged < first and not headless:
         return
     after = [frame.first_seq - 1 for frame in following if frame.kind == Kind.EVENTS]
-    last = min(after[0], acknowledged) if after else acknowledged
-    journal.damages.append(Damage(segment.path, segment.whole, first, max(last, first)))
+    last = min([*after[:1], *([acknowledged] if acknowledged >= first else [])], default=None)
+    journal.damages.append(Damage(segment.path, segment.whole, first, last and max(last, first)))
     if mode == "salvage":
         segment.frames += following
-        _count(journal, segment, following)
+        _count(journal, following)

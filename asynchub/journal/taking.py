@@ -34,7 +34,7 @@ class Gathered(NamedTuple):
 
     def batches(self) -> list[Batch]:
         """Return it as batches."""
-        return pieces(self.runs, self.events) if self.size else []
+        return pieces(self.runs, self.events)
 
 
 class Taking:
@@ -44,7 +44,7 @@ class Taking:
         path: of the journal, for messages.
         hub: whose log it is.
         registry: the classes that may occur in events beyond the built-in ones.
-        put: makes entries safe; see ``asynchub.taps.Tap``.
+        put: makes entries safe; see ``asynchub.taps.Tap``. May be set anew.
         put_event: does the same with the ``seq`` and the bytes of another event.
     """
 
@@ -59,27 +59,30 @@ class Taking:
         self._path = path
         self._hub = hub
         self._registry = registry
-        self._put = put
-        self._put_event = put_event
+        self.put = put
+        self.put_event = put_event
         self._runs: list[Run] = []
         self._events: list[tuple[int, bytes]] = []
-        self._size = 0
-        self._newest = hub._bus.seq
+        self._newest = 0
         self._encoded: tuple[Event, bytes] | None = None
         self._unstored: set[str] = set()
+
+    def begin(self, seq: int) -> None:
+        """Take what comes after ``seq``."""
+        self._newest = seq
 
     def take(self, item: Run | Event) -> bool:
         """Take a run or an event, safe; False if there is no room for that. Again is the same as once."""
         if isinstance(item, Event):
             return self._take_event(item)
         first, items = item
-        size = len(items) // ENTRY
-        if not self._put(first, items):
+        if not self.put(first, items):
             return False
-        if first + size - 1 > self._newest:
-            self._runs.append(item)
-            self._size += size
-            self._newest = first + size - 1
+        newest = first + len(items) // ENTRY - 1
+        if newest > self._newest:
+            if not self._runs or self._runs[-1] is not item:  # else an exception came between these two lines
+                self._runs.append(item)
+            self._newest = newest
         return True
 
     def _take_event(self, event: Event) -> bool:
@@ -88,10 +91,10 @@ class Taking:
         if self._encoded is None or self._encoded[0] is not event:  # else there was no room the last time
             self._encoded = (event, self.encode(event))
         data = self._encoded[1]
-        if not self._put_event(event.seq, data):
+        if not self.put_event(event.seq, data):
             return False
-        self._events.append((event.seq, data))
-        self._size += 1
+        if not self._events or self._events[-1][0] < event.seq:  # as above
+            self._events.append((event.seq, data))
         self._newest = event.seq
         self._encoded = None
         return True
@@ -108,6 +111,7 @@ class Taking:
 
     def gather(self, upto: int) -> Gathered:
         """Return what was taken since the last call; ``upto`` is the newest ``seq`` in it."""
-        gathered = Gathered(self._runs, self._events, self._size, upto)
-        self._runs, self._events, self._size = [], [], 0
+        size = sum(len(items) for _, items in self._runs) // ENTRY + len(self._events)
+        gathered = Gathered(self._runs, self._events, size, upto)
+        self._runs, self._events = [], []
         return gathered

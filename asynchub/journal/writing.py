@@ -3,7 +3,8 @@
 Order: frames are in segments in the order in which they were given.
 Durable: what was written before ``sync`` was called is on the disk when it returns. A segment that could not be
     written, or flushed, is never touched again: the kernel may have forgotten what it could not write. A new one is
-    begun, with everything in it that was not on the disk.
+    begun, with everything in it that was not on the disk. If that fails again, the new one is removed: a disk that
+    refuses for hours is not filled with attempts.
 Threads: one at a time calls ``write``; ``sync`` may run beside it.
 """
 
@@ -24,7 +25,7 @@ from asynchub.journal.batches import Batch, decode_event, encode_batch
 from asynchub.journal.frames import REWINDS, Kind, SegmentHead, pack_frame, pack_head
 from asynchub.statefile import flush, flush_folder, write_all
 
-__all__ = ("Built", "SegmentWriter", "built", "built_between")
+__all__ = ("Built", "SegmentWriter", "built", "reached")
 
 
 class Built(NamedTuple):
@@ -48,14 +49,14 @@ def built(batch: Batch) -> Built:
     return Built(Kind.EVENTS, REWINDS if rewinds else 0, *batch.seqs, encode_batch(batch), batch.size)
 
 
-def built_between(after: int, batches: Iterable[Batch], upto: int) -> list[Built]:
-    """Return frames of all that there is between ``after`` and ``upto`` (a ``seq``), which need not be every event."""
-    frames = [built(batch) for batch in batches]
-    if frames:
-        frames[-1] = frames[-1]._replace(last_seq=max(upto, frames[-1].last_seq))
-    elif upto > after:
-        frames = [Built(Kind.EVENTS, 0, upto, upto, encode_batch(Batch([], [], [])), 0)]
-    return frames
+def reached(seq: int, missing: int = 0) -> Built:
+    """Return a frame that says that the log had come to ``seq``, although no event before it has that.
+
+    Args:
+        seq: the ``seq``.
+        missing: how many events could not be kept.
+    """
+    return Built(Kind.CONTROL, 0, seq + 1, seq, dumps({"missing": missing}), 0)
 
 
 class SegmentWriter:
@@ -85,12 +86,20 @@ class SegmentWriter:
         self._path = folder
         self._seed = 0
         self._size = 0
+        self._again = False  # the segment before was given up, and this one has not been flushed yet
+        self._epoch = 0
         self._quiet = True  # the last frame says that all before it is on the disk
         self._held: deque[Built] = deque()
         self._unwritten: deque[Built] = deque()
         self._lock = threading.Lock()
         self.written_seq = self.durable_seq = last_seq
         self.waiting = 0
+
+    @property
+    def last_seq(self) -> int:
+        """``seq`` of the newest event that it was given."""
+        with self._lock:
+            return self._unwritten[-1].last_seq if self._unwritten else self.written_seq
 
     # --- writing
 
@@ -117,8 +126,15 @@ class SegmentWriter:
                     self._held.append(self._unwritten.popleft())
                 self.written_seq = max(self.written_seq, frame.last_seq)
         except OSError:
+            self._cut_back()
             self.abandon()
             raise
+
+    def _cut_back(self) -> None:
+        """Take half a frame off the segment: the room may be needed for a new one."""
+        if self._file is not None:
+            with suppress(OSError):  # then it stays, and is found to be half
+                os.ftruncate(self._file, self._size)
 
     def _begin(self) -> None:
         self._index += 1
@@ -152,14 +168,19 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Never touch the segment again, and hold for the next one all that the disk may not have."""
-        file, self._file = self._file, None
         with self._lock:
+            file, self._file = self._file, None
             self._unwritten.extendleft(reversed(self._held))
             self._held.clear()
-        self.written_seq = self.durable_seq
+            self.written_seq = self.durable_seq
+            self._epoch += 1
+        again, self._again = self._again, True
         if file is not None:
             with suppress(OSError):  # there is nothing more to lose in it
                 os.close(file)
+            if again:
+                with suppress(OSError):
+                    self._path.unlink()
 
     # --- making it durable
 
@@ -169,14 +190,21 @@ class SegmentWriter:
         Raises:
             OSError: the disk said no; ``abandon`` the segment then.
         """
-        file, upto = self._file, self.written_seq
-        if file is None:
-            return
-        _flush_data(file)
         with self._lock:
+            if self._file is None:
+                return
+            file, upto, epoch = os.dup(self._file), self.written_seq, self._epoch  # `abandon` may come meanwhile
+        try:
+            _flush_data(file)
+        finally:
+            os.close(file)
+        with self._lock:
+            if epoch != self._epoch:
+                raise OSError(f"{self._path} was given up meanwhile")
+            self._again = False
             while self._held and self._held[0].last_seq <= upto:
                 self.waiting -= self._held.popleft().size
-        self.durable_seq = max(self.durable_seq, upto)
+            self.durable_seq = max(self.durable_seq, upto)
 
     def say_durable(self) -> None:
         """Leave a frame that says that all before it is on the disk; call in a quiet moment, and ``sync`` not after it.

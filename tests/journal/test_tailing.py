@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from asynchub.events import ENTRY, Event, InfoUpdated, ScalarUpdated
 from asynchub.journal.batches import encode_event, events_of
-from asynchub.journal.records import START
-from asynchub.journal.tail import Tail
+from asynchub.journal.putting import Tail
+from asynchub.journal.tail import START
 from asynchub.journal.tailing import TailReader, contents
 from asynchub.live import Cell
 
