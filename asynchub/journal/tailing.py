@@ -71,6 +71,7 @@ class _Half:
         before: everything up to this ``seq`` was elsewhere when the round began.
         seed: what the checksums of its records begin with.
         position: where the next record begins.
+        gap: that no event has a ``seq`` after the first and up to the second of these, as the last records said.
         cells: the keys that were defined in it, by number.
     """
 
@@ -78,6 +79,7 @@ class _Half:
         self.start = start
         self.head = b""
         self.number = self.before = self.seed = 0
+        self.gap = (0, 0)
         self.position = start
         self.cells: dict[int, Cell] = {}
 
@@ -158,9 +160,12 @@ class TailReader:
             if half.head != (head := _read(file, half.start, HALF_HEAD)):
                 half.begin(head, self._own)
         for half in sorted(self._halves, key=lambda half: half.number):  # the older one first
+            if half.gap[0] <= after:
+                after = max(after, half.gap[1])
             for end, found in self._records(file, half, size):
                 if found is not None:
                     if found.before is not None and found.before <= after:
+                        half.gap = found.before, found.last
                         after = max(after, found.last)
                     elif found.first > after + 1 and not salvage:  # what came between has been overwritten
                         self.gap = True

@@ -46,8 +46,7 @@ class _Writer:
     def swap(self) -> None:
         """Go on in the other half, as after everything in that was written to a segment."""
         self.in_segments, self.at_swap = self.at_swap, self.seq
-        self.tail.swap()
-        self.tail.last_seq = self.seq
+        self.tail.swap(self.seq)
 
     def put(self, items: list[Any], events: list[Event], data: bytes | None) -> None:
         """Put events, in the tail if there is room."""
@@ -89,7 +88,7 @@ def test_a_reader_sees_each_event_once_as_it_was_put_or_is_sent_to_the_segments(
             elif step == "swap":
                 writer.swap()
             elif step == "renew":
-                writer.tail.close(remove=False)
+                writer.tail.close()
                 writer.renew()
             elif step == "jump":
                 writer.seq += 3
@@ -107,7 +106,7 @@ def test_a_reader_sees_each_event_once_as_it_was_put_or_is_sent_to_the_segments(
                 writer.put(items, events, None)
         read()
         missing = [one for one in writer.events if one.seq > after]
-        writer.tail.close(remove=False)
+        writer.tail.close()
     assert [repr(event) for event in [*seen, *missing]] == [repr(event) for event in writer.events]
     assert all(one.seq <= writer.at_swap for one in missing)
 
@@ -149,9 +148,9 @@ def test_what_an_earlier_round_left_is_not_taken_for_news(tmp_path: Path) -> Non
         _scalar(tail, seq)
     reader = TailReader(tmp_path)
     assert _seqs(reader, 0) == [1, 2, 3]
-    tail.swap()
+    tail.swap(3)
     _scalar(tail, 4)
-    tail.swap()
+    tail.swap(4)
     _scalar(tail, 5)  # 2 and 3 stand behind it still
     assert _seqs(reader, 3) == [4, 5]
     _scalar(tail, 6)
@@ -167,8 +166,8 @@ def test_a_half_that_is_begun_anew_amid_a_read_is_not_mixed_with_the_one_before(
 
     def late(*arguments: Any) -> Any:
         reader._records = read  # type: ignore[method-assign]
-        tail.swap()
-        tail.swap()
+        tail.swap(1)
+        tail.swap(1)
         _scalar(tail, 2, key=1)
         return read(*arguments)
 
