@@ -49,7 +49,9 @@ SEQ = struct.Struct("<Q")
 SEQS = struct.Struct("<QQ")
 HALF_HEAD = SEQS.size + 8
 """Bytes of the head of a half: its number, the ``seq`` before it, and a checksum."""
-FLOAT, INT, BOOL = range(3)
+FLOAT = 0
+INT = 1
+BOOL = 2
 KIND_OF = {float: FLOAT, int: INT, bool: BOOL}
 SHIFT = 28
 """Bits of the first word of a record that are its length; the others are its kind."""
