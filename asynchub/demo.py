@@ -299,6 +299,7 @@ def _summary(hub: MessageHub, run: Path, settings: Settings, steps: int, seconds
         list_generations(run)[0].name: "a snapshot of hub and subscribers, to resume from at once",
         f"model-{hub.get_info('epoch'):04}.pt": "the network and its optimizer",
     }
+    width = max(len(str(run / name)) for name in files)
     lines = [
         "",
         f"Epoch {hub.get_info('epoch')}, step {hub.step}, {why}",
@@ -306,7 +307,7 @@ def _summary(hub: MessageHub, run: Path, settings: Settings, steps: int, seconds
         f"  learning rate        {' -> '.join(f'{rate:.4g}' for rate in rates)}",
         f"  time                 {seconds:.1f} s{pace}",
         "  files",
-        *(f"    {f'{run / name}':<{len(str(run)) + 16}}  {what}" for name, what in files.items()),
+        *(f"    {f'{run / name}':<{width}}  {what}" for name, what in files.items()),
         "",
         f"Train on:  python -m asynchub demo --run {run} --resume --patience {2 * settings.patience}",
         f"What if:   python -m asynchub replay {run} --early-stopping val/accuracy:max:patience=3",

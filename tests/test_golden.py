@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from asynchub import EarlyStopping, MessageHub, ScalarUpdated
+from asynchub.journal.reading import read_journal
+from asynchub.journal.recovering import recover
 from asynchub.snapshot import read_head
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,3 +64,22 @@ def test_a_snapshot_of_version_1_1_is_read() -> None:
     assert (weights.dtype.str, weights.tolist()) == (">f4", list(range(2000)))
     tensor = hub.get_info("tensor")
     assert torch.equal(tensor, torch.arange(3000).to(torch.bfloat16))
+
+
+def test_a_journal_of_version_1_0_is_read_segment_and_tail() -> None:
+    found = read_journal(GOLDEN / "journal-1.0")
+    assert (found.name, found.last_seq, len(found.segments)) == ("golden", 188, 1)
+    assert found.run_id == bytes.fromhex("00112233445566778899aabbccddeeff")
+    assert found.tail  # as a killed process left it
+    hub = recover(GOLDEN / "journal-1.0")
+    losses = hub.get_scalar("train/loss").records(-1)
+    assert losses.values[:60].tolist() == [1 / (step + 1) for step in range(60)]
+    assert math.isnan(losses.values[60])
+    assert losses.steps.tolist() == [*range(60), 59]
+    values, counts = hub.get_scalar("train/right").data
+    assert (values.tolist(), set(counts.tolist())) == ([step % 7 for step in range(60)], {8})
+    assert hub.get_scalar("odd/\udc80").data[0].tolist() == [2**70] * 60
+    assert hub.get_scalar("train/flag").data[0].tolist() == [True]
+    assert hub.runtime_info == {"classes": ("cat", "dog"), "late": {"a": [1, 2.5]}}
+    hub.settle()  # the request is pending still
+    assert hub.stop_reason == "enough"
