@@ -129,7 +129,7 @@ class EventBus(Intake):
                 if not (self.busy or self.untapped or self._cut) and self.eager is True:
                     entries, tapped = self.entries, self.tapped
                     new = entries[(tapped - self.seq) * ENTRY :]
-                    if len(new) == ENTRY:
+                    if len(new) == ENTRY and tapped >= self.seq:
                         size = len(entries)
                         try:
                             self.busy = True  # see `fill`

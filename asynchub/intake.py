@@ -140,21 +140,25 @@ class Intake:
             return True
         if self._cut is not None:
             self.number()
-        untapped = self.untapped
+        room = False
         try:
             self.busy = True  # a signal handler may break into this, and an object publish when it is stored
-            while untapped and _first(untapped[0]) <= self.seq:
-                if not tap.take(untapped[0]):
-                    return False
-                untapped.popleft()
-            self.tapped = max(self.tapped, self.seq)
-            while items := self.entries[(self.tapped - self.seq) * ENTRY :]:
-                if not tap.put(self.tapped + 1, items):
-                    return False
-                self.tapped += len(items) // ENTRY
-            return True
+            room = self._fill(tap, self.untapped)
         finally:
             self.busy = False
+        return room
+
+    def _fill(self, tap: Tap, untapped: deque[Run | Event]) -> bool:
+        while untapped and _first(untapped[0]) <= self.seq:
+            if not tap.take(untapped[0]):
+                return False
+            untapped.popleft()
+        self.tapped = max(self.tapped, self.seq)
+        while items := self.entries[(self.tapped - self.seq) * ENTRY :]:
+            if not tap.put(self.tapped + 1, items):
+                return False
+            self.tapped += len(items) // ENTRY
+        return True
 
     # --- filing
 
