@@ -208,6 +208,8 @@ while True:
         hub.update_info("iter", step)
     if step % 2000 == 0:
         hub.async_save(run)
+    if step % 9000 == 0:  # once in three lines
+        hub.async_save(run).wait()
     if step % 3000 == 0:
         print(step, flush=True)
 """

@@ -137,7 +137,7 @@ def seeds() -> Iterator[tuple[int, bytes]]:
     yield 2, written(write_snapshot, lambda put: [put(one) for one in columns])
     for one in columns:
         yield 5, msgpack.packb(encode_column(one, progressions=True))
-    for path in sorted(GOLDEN.iterdir()):
+    for path in sorted(GOLDEN.glob("*.ah[cs]")):  # the journal's tests change its files by themselves
         for reader in (2, 3) if path.suffix == ".ahs" else (4,):
             yield reader, path.read_bytes()
 
