@@ -21,13 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
+from weakref import ref
 
 from asynchub.channels import Channel, Cursor, Selection
 from asynchub.errors import ArgumentError, DeadlockError, LagExceededError, WaitTimeoutError
 from asynchub.events import ENTRY, Event, ScalarUpdated
 from asynchub.filing import Run
 from asynchub.intake import CHORES, Intake
-from asynchub.loops import LoopHandle, Station
+from asynchub.loops import Latch, LoopHandle, Station
 from asynchub.stretches import LONGEST, Stretch
 from asynchub.taps import Tap
 
@@ -56,6 +57,7 @@ class EventBus(Intake):
     Attributes:
         channels: one for each distinct selection that somebody reads.
         blocking: cursors for which a publisher waits.
+        patient: cursors whose readers catch up from the tap; always another list.
         housekeeping: called by a publisher, without ``lock``, every ``CHORES`` events or more often.
         changed: called under ``lock`` when what anybody reads has changed.
         collecting: held while events are sorted into channels and taken from them.
@@ -90,7 +92,8 @@ class EventBus(Intake):
         self._selective = False
         self._routes = _Routes(())
         self.blocking: list[Cursor] = []
-        self._room = threading.Event()
+        self.patient: list[ref[Cursor]] = []
+        self._room = Latch()
         super().renew()
 
     # --- publishing
@@ -202,7 +205,7 @@ class EventBus(Intake):
         """
         deadline = time.monotonic() + BLOCK_TIMEOUT
         while True:
-            self._room.clear()
+            room = self._room = Latch() if self._room.is_set else self._room
             self.collect()
             full = [cursor for cursor in self.blocking if cursor.lag >= cursor.max_lag]
             if not full:
@@ -215,7 +218,7 @@ class EventBus(Intake):
                 )
             if time.monotonic() > deadline:
                 raise WaitTimeoutError(f"subscription {name!r} made no room for {BLOCK_TIMEOUT} s; is it being read?")
-            self._room.wait(0.1)
+            room.wait(0.1)
 
     def made_room(self) -> None:
         """Say that a reader with ``overflow="block"`` has taken events."""

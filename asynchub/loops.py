@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -70,20 +71,43 @@ class LoopHandle:
 
 
 class Latch:
-    """Set once, from any thread; waited for by any number of threads and tasks."""
+    """Set for good, from any thread; waited for by any number of threads and tasks.
+
+    Unlike ``threading.Event`` it shares no lock: a signal handler that breaks into a wait, and waits for something that
+    the same thread sets after this, holds up neither.
+
+    Attributes:
+        is_set: whether it is.
+    """
 
     def __init__(self) -> None:
-        self._set = threading.Event()
+        self.is_set = False
         self._wakes: list[Callable[[], object]] = []
 
     def set(self) -> None:
-        self._set.set()
+        """Set it, and wake all who wait."""
+        self.is_set = True
         for wake in self._wakes[:]:
             wake()
 
     def wait(self, timeout: float | None) -> bool:
         """Block until it is set, at most ``timeout`` seconds; tell whether it is."""
-        return self._set.wait(timeout)
+        if self.is_set:
+            return True
+        closed = threading.Lock()
+        closed.acquire()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # it is open already
+                closed.release()
+
+        self._wakes.append(wake)
+        try:
+            if not self.is_set:
+                closed.acquire(timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        finally:
+            self._wakes.remove(wake)
+        return self.is_set
 
     async def waited(self, timeout: float | None) -> bool:
         """Wait until it is set, at most ``timeout`` seconds; tell whether it is."""
@@ -98,12 +122,12 @@ class Latch:
 
         self._wakes.append(wake)
         try:
-            if not self._set.is_set():
+            if not self.is_set:
                 with anyio.move_on_after(timeout):
                     await event.wait()
         finally:
             self._wakes.remove(wake)
-        return self._set.is_set()
+        return self.is_set
 
 
 class Station:

@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 
 from asynchub.channels import SubscriptionStatistics
 from asynchub.errors import LifecycleError
-from asynchub.loops import LoopHandle
+from asynchub.loops import Latch, LoopHandle
 from asynchub.subscription import Subscription
 
 __all__ = ("CURRENT_SUBSCRIBER", "Attachment", "OnError", "Runner", "Subscriber")
@@ -197,14 +197,14 @@ class Runner:
         Raises:
             LifecycleError: the loop could not be started.
         """
-        ready = threading.Event()
+        ready = Latch()
         target = functools.partial(self._run, ready, backend)
         self._thread = threading.Thread(target=target, name=f"asynchub {name}", daemon=True)
         self._thread.start()
         if not ready.wait(START_TIMEOUT) or self._crash is not None:
             raise LifecycleError(f"no {backend} loop could be started in a thread: {self._crash!r}") from self._crash
 
-    def _run(self, ready: threading.Event, backend: str) -> None:
+    def _run(self, ready: Latch, backend: str) -> None:
         async def main() -> None:
             await self.open()
             ready.set()

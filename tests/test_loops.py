@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -11,7 +15,7 @@ import pytest
 from anyio import fail_after, to_thread
 from anyio.lowlevel import checkpoint
 
-from asynchub import Event, MessageHub, Subscription
+from asynchub import Event, MessageHub, Subscription, loops
 from asynchub.loops import Latch, LoopHandle, Station
 
 
@@ -230,3 +234,44 @@ async def test_waking_a_loop_that_has_ended_does_nothing() -> None:
 
     handle = await to_thread.run_sync(run)
     assert not handle.call_soon(lambda: None)
+
+
+def test_what_breaks_into_a_wait_may_wait_for_what_is_set_later_by_the_same_thread() -> None:
+    at = 1
+    while True:
+        first, second, seen = Latch(), Latch(), [0]
+
+        def set_both(latches: tuple[Latch, Latch] = (first, second)) -> None:
+            for latch in latches:
+                latch.set()
+
+        thread = threading.Thread(target=set_both, daemon=True)
+
+        def trace(
+            frame: FrameType,
+            event: str,
+            argument: object,
+            seen: list[int] = seen,
+            begin: Callable[[], None] = thread.start,
+            end: Latch = second,
+            at: int = at,
+        ) -> Any:
+            if frame.f_code.co_filename not in (loops.__file__, threading.__file__):
+                return None
+            seen[0] += event == "line"
+            if event == "line" and seen[0] == at:  # as a signal handler would
+                begin()
+                assert end.wait(10)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            first.wait(0)
+        finally:
+            sys.settrace(before)
+        if seen[0] < at:
+            break
+        thread.join()
+        at += 1
+    assert at > 10
