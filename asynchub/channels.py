@@ -20,11 +20,12 @@ from asynchub.stretches import Stretch
 
 __all__ = ("Channel", "Cursor", "Overflow", "Selection", "SubscriptionStatistics")
 
-Overflow = Literal["drop_oldest", "latest", "block", "raise"]
+Overflow = Literal["drop_oldest", "latest", "block", "raise", "catch_up"]
 """What a reader that falls behind its ``max_lag`` loses.
 
 ``"drop_oldest"``: the oldest events, with an ``EventsDropped`` in their place. ``"latest"``: all but the newest of each
 key, always. ``"block"``: nothing; the publisher waits. ``"raise"``: the subscription, with a ``LagExceededError``.
+``"catch_up"``: nothing; it reads from the journal what it has missed, and without one it is ``"drop_oldest"``.
 """
 
 
@@ -91,21 +92,38 @@ class SubscriptionStatistics:
     closed: bool
 
 
+@dataclass(slots=True)
+class Missed:
+    """Events that went by a reader.
+
+    Attributes:
+        after: ``seq`` of an event before the first of them.
+        last: the last of them, as an ``EventsDropped``: ``missed`` is how many they are.
+    """
+
+    after: int
+    last: EventsDropped
+
+
 class Cursor:
     """A position in a channel, with what happens when it falls behind.
 
     Attributes:
         name: of the reader, for messages.
         max_lag: how many events it may be behind.
-        overflow: what happens beyond: ``"drop_oldest"``, ``"latest"``, ``"block"`` or ``"raise"``.
-        position: index, in its channel, of the next event it takes.
+        overflow: what happens beyond; see ``Overflow``.
+        position: index, in its channel, of the next event it takes from there.
         handled: index up to which its events have been handled.
         dropped: events lost so far.
+        missed: what went by and is to be made up for, before anything else: by saying so, or from the journal.
+        owed: how many events before ``position`` it still gets, from the journal.
+        owed_after: ``seq`` of an event before the first of those.
         thread: identifier of the thread of the loop it is read on, once that is known.
         failure: why it ended with events unread, until its reader was told.
     """
 
     __slots__ = (
+        "__weakref__",
         "channel",
         "dropped",
         "failure",
@@ -115,6 +133,8 @@ class Cursor:
         "name",
         "newest",
         "overflow",
+        "owed",
+        "owed_after",
         "position",
         "thread",
     )
@@ -126,7 +146,8 @@ class Cursor:
         self.position = 0
         self.handled = 0
         self.dropped = 0
-        self.missed: EventsDropped | None = None
+        self.missed: Missed | None = None
+        self.owed = self.owed_after = 0
         self.newest: dict[tuple[type[Event], str], Event] = {}
         self.thread: int | None = None
         self.failure: LagExceededError | None = None
@@ -136,7 +157,7 @@ class Cursor:
     def lag(self) -> int:
         """How many collected events it has not taken."""
         channel = self.channel
-        return 0 if channel is None else channel.end - self.position + len(self.newest)
+        return self.owed + (0 if channel is None else channel.end - self.position + len(self.newest))
 
     def ready(self) -> bool:
         """Tell whether ``take`` would return something."""
@@ -214,11 +235,27 @@ class Channel:
                 cursor.newest[type(event), event.key] = event
             cursor.dropped += lost - (len(cursor.newest) - before)
         else:
-            earlier = cursor.missed.missed if cursor.missed else 0
+            earlier = cursor.missed.last.missed if cursor.missed else 0
+            after = (
+                cursor.missed.after if cursor.missed else self.between(cursor.position, cursor.position + 1)[0].seq - 1
+            )
             last = self.between(position - 1, position)[0]
-            cursor.missed = EventsDropped(seq=last.seq, time=last.time, step=last.step, missed=earlier + lost)
-            cursor.dropped += lost
+            gone = EventsDropped(seq=last.seq, time=last.time, step=last.step, missed=earlier + lost)
+            cursor.missed = Missed(after, gone)
+            if cursor.overflow == "drop_oldest":
+                cursor.dropped += lost
+            else:
+                if not cursor.owed:
+                    cursor.owed_after = after
+                cursor.owed += lost
         cursor.position = position
+
+    def left_behind(self, cursor: Cursor) -> bool:
+        """Tell whether events went by ``cursor`` that it has to get from elsewhere before it takes more."""
+        oldest = self.end - cursor.max_lag
+        if cursor.position < oldest:
+            self.skip(cursor, oldest)
+        return cursor.missed is not None
 
     def trim(self) -> None:
         """Let go of what every cursor has taken, and of what is beyond their ``max_lag``."""
@@ -286,8 +323,8 @@ class Channel:
         stop = min(start + limit, end)
         batch = self.between(start, stop)
         cursor.position = stop
-        if cursor.missed is not None:
-            batch.insert(0, cursor.missed)
+        if cursor.missed is not None and cursor.overflow == "drop_oldest":
+            batch.insert(0, cursor.missed.last)
             cursor.missed = None
         if len(batch) >= LARGE:
             self._let_go(min([one.position for one in self.cursors]))

@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from anyio.lowlevel import checkpoint
@@ -144,6 +143,8 @@ class Subscription:
             station = None
             try:
                 while not (batch := self._take()):
+                    if await self._fetch():
+                        continue
                     if self._rest is not None:
                         return None
                     self._eager = False
@@ -160,6 +161,10 @@ class Subscription:
             return batch
         finally:
             self._reading = False
+
+    async def _fetch(self) -> bool:
+        """Get what is to be taken next from elsewhere than the log; False if nothing is."""
+        return False
 
     def _rest_of_batch(self) -> list[Event]:
         """Return what is left of a batch of which single events were read before."""
@@ -259,11 +264,14 @@ class Subscription:
             if events:
                 return events
             self._past = None
-        if self._rest is None:
-            return self._take_live()
+        return self._take_live() if self._rest is None else self._take_rest()
+
+    def _take_rest(self) -> list[Event]:
+        """Take what it was still to get when it was closed."""
+        rest = self._rest or []
         limit = self._until_told() if self._waiters else BATCH
-        events = self._rest[:limit]
-        del self._rest[:limit]
+        events = rest[:limit]
+        del rest[:limit]
         failure = self._cursor.failure
         if not events and failure is not None:
             self._cursor.failure = None
@@ -274,7 +282,7 @@ class Subscription:
         if self._left or self._error is not None:
             return
         self._resting = True
-        self._cursor.handled = self._cursor.position - len(self._rest or ())
+        self._cursor.handled = self._cursor.position - self._cursor.owed - len(self._rest or ())
         if self._waiters:
             waiters, self._waiters = self._waiters, []
             for position, call in waiters:
@@ -307,7 +315,7 @@ class Subscription:
         reader's thread, or at once in this one if its moment has come.
         """
         with self._bus.collecting:
-            drained = self._rest is not None and not self._rest and self._past is None
+            drained = self._rest is not None and not (self._rest or self._past is not None or self._cursor.owed)
             caught_up = self._past is None and self._cursor.handled >= position
             if self._resting and (position <= 0 or drained or caught_up):
                 call()
@@ -364,22 +372,21 @@ class Subscription:
                 self.last_seq = self._batch[self._index - 1].seq if self._index else self._batch[0].seq - 1
             self._past = None
             self._rest, self._left, self._error = [], [], None
+            self._cursor.owed, self._cursor.missed = 0, None
             self._batch, self._index = [], 0
             self._rested()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def statistics(self) -> SubscriptionStatistics:
         """Return how it is doing now."""
         with self._bus.collecting:
             self._bus.collect()
-            held = len(self._left) + (len(self._rest) if self._rest is not None else self._cursor.lag)
+            held = len(self._left) + len(self._rest or ()) + self._cursor.lag
             return SubscriptionStatistics(
                 name=self.name,
                 lag=held,

@@ -6,7 +6,7 @@ There is one kind: the journal, whose promise is that an event outlives the proc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,23 @@ class Tap(ABC):
     @abstractmethod
     def commit(self) -> Commit:
         """Begin to bring all that was published so far to the disk."""
+
+    @abstractmethod
+    def read_back(
+        self, after: int, upto: int, test: Callable[[str, type[Event]], bool]
+    ) -> Iterator[Iterator[Event] | None]:
+        """Yield, a piece at a time, what it has of the events with a ``seq`` above ``after`` and at most ``upto``.
+
+        Reads files, and waits for them: not for a loop's thread.
+
+        Args:
+            after: a ``seq``.
+            upto: another one, of an event that was published.
+            test: which events are wanted.
+
+        Yields:
+            The next of them, or None if they are not to be had at this moment.
+        """
 
     @abstractmethod
     def snapshot_saved(self, path: Path, seq: int, oldest_seq: int) -> None:

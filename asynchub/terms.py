@@ -7,9 +7,10 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from asynchub.bus import EventBus
+from asynchub.catching import CatchingSubscription
 from asynchub.channels import Overflow, Selection
 from asynchub.errors import ArgumentError, SubscriberTypeError
 from asynchub.events import Event, EventsDropped
@@ -87,12 +88,13 @@ class Terms:
         if not isinstance(max_lag, int) or isinstance(max_lag, bool) or max_lag < 1:
             raise ArgumentError(f"max_lag must be an int above 0, got {max_lag!r}")
         overflow = self.overflow or ("raise" if control else "drop_oldest")
-        if overflow not in ("drop_oldest", "latest", "block", "raise"):
-            raise ArgumentError(f"overflow must be 'drop_oldest', 'latest', 'block' or 'raise', got {overflow!r}")
-        if control and overflow == "block":
+        if overflow not in get_args(Overflow):
+            *others, last = map(repr, get_args(Overflow))
+            raise ArgumentError(f"overflow must be {', '.join(others)} or {last}, got {overflow!r}")
+        if control and overflow in ("block", "catch_up"):
             raise ArgumentError(
-                "a control subscriber reads when the training loop settles, so the loop must not wait for it to make "
-                "room: choose another overflow than 'block'"
+                "a control subscriber reads when the training loop settles, so the loop must wait neither for it to "
+                f"make room nor for it to read a journal: choose another overflow than {overflow!r}"
             )
         if self.replay not in ("none", "last", "all"):
             raise ArgumentError(f"replay must be 'none', 'last' or 'all', got {self.replay!r}; for a seq use since=")
@@ -111,7 +113,8 @@ class Terms:
         if self.replay != "none" or self.since is not None:
             past = functools.partial(record.past, read, self.replay, self.since)
             past_seq = 0 if self.since is None and self.replay == "all" else self.since
-        return (SettledSubscription if control else Subscription)(
+        plain = CatchingSubscription if overflow == "catch_up" else Subscription
+        return (SettledSubscription if control else plain)(
             bus,
             publisher,
             name,

@@ -35,7 +35,7 @@ ROWS = (
     ("hubfile", "saving"),
     ("bus",),
     ("subscription",),
-    ("settled",),
+    ("settled", "catching"),
     ("control", "runner", "watch"),
     ("tapping",),
     ("terms",),

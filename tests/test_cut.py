@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio import fail_after
 
-from asynchub import EventsDropped, JsonlLogger, MessageHub, ScalarUpdated, Subscription
+from asynchub import EventsDropped, Journal, JsonlLogger, MessageHub, ScalarUpdated, Subscription
 from asynchub.subscribers.jsonl import read_jsonl
 
 
@@ -90,9 +90,11 @@ def test_an_observer_is_taken_exactly_at_the_seq_of_the_state(tmp_path: Path, ba
 
 
 @pytest.mark.parametrize("max_lag", [40, 1 << 20])
-@pytest.mark.parametrize("overflow", ["latest", "drop_oldest", "block"])
-def test_a_reader_that_loses_events_is_never_ahead_of_the_state(overflow: Any, max_lag: int) -> None:
+@pytest.mark.parametrize("overflow", ["latest", "drop_oldest", "block", "catch_up"])
+def test_a_reader_that_falls_behind_is_never_ahead_of_the_state(overflow: Any, max_lag: int, tmp_path: Path) -> None:
     hub = MessageHub("hub", latency=0.0005)
+    if overflow == "catch_up":
+        hub.attach(Journal(tmp_path / "journal"))
     observer = Noting(batches=True)
     hub.attach(observer, "a", "b", max_lag=max_lag, overflow=overflow)
     ahead = behind = 0
@@ -105,7 +107,7 @@ def test_a_reader_that_loses_events_is_never_ahead_of_the_state(overflow: Any, m
             ahead += saved["seq"] > cut.seq
             behind += saved["seq"] < cut.seq
     assert ahead == 0
-    if overflow == "block":
+    if overflow in ("block", "catch_up"):
         assert behind == 0
     assert observer.handled > 0
 

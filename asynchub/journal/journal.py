@@ -22,6 +22,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Callable, Iterator
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +32,14 @@ from asynchub.codec.registry import Registry
 from asynchub.errors import ArgumentError, DeadlockError, JournalError
 from asynchub.events import Event, InfoRemoved
 from asynchub.filing import Run
-from asynchub.journal.batches import shifted
+from asynchub.journal.batches import Batch, events_of, shifted
 from asynchub.journal.filling import past_batches
 from asynchub.journal.flushing import Flushing, put_nothing
 from asynchub.journal.folder import FolderLock, compact
 from asynchub.journal.opening import catch_up, open_segments, removed_infos
 from asynchub.journal.putting import HALF, Tail
 from asynchub.journal.reading import Journaled, segment_files
+from asynchub.journal.segments import SegmentReader
 from asynchub.journal.tail import NAME
 from asynchub.journal.taking import Taking
 from asynchub.journal.writing import SegmentWriter, built, reached
@@ -149,6 +152,7 @@ class Journal(Flushing):
                     hub._log(rewound)
                     hub._replayed = (*hub._replayed, rewound)  # for those attached later
                 self._taking.begin(bus.seq)
+                self._begun_seq = bus.seq
                 self._store(self._tail)
                 bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
                 self._open = True
@@ -228,6 +232,30 @@ class Journal(Flushing):
         lost = self._lost + self._missing
         return self._bus.seq - self._durable_seq if self._open else 0, self._durable_seq, lost
 
+    # --- reading back
+
+    def read_back(
+        self, after: int, upto: int, test: Callable[[str, type[Event]], bool]
+    ) -> Iterator[Iterator[Event] | None]:
+        """Yield what it has of the events in ``(after, upto]``; see ``Tap.read_back``."""
+        reader = SegmentReader(self.path, max(after, self._begun_seq))
+        registry = self._registry or self._hub.registry
+        while reader.last_seq < upto:
+            found = reader.read()
+            if not found and self._make_room():
+                found = reader.read()
+            if not found and self._degraded is None:
+                return
+            yield (
+                None
+                if not found
+                else chain.from_iterable(
+                    events_of(batch.between(after, upto), test=test, registry=registry)
+                    for batch in found
+                    if isinstance(batch, Batch)
+                )
+            )
+
     # --- snapshots
 
     def snapshot_saved(self, path: Path, seq: int, oldest_seq: int) -> None:
@@ -247,6 +275,9 @@ class Journal(Flushing):
             try:
                 self._writer.note_snapshot(path.name, seq)
                 if self.compact:
-                    compact(self.path, segment_files(self.path), min(oldest_seq, self._writer.durable_seq))
+                    patient = [cursor for one in self._bus.patient if (cursor := one()) is not None]
+                    owed = [cursor.owed_after for cursor in patient if cursor.owed]
+                    upto = min([oldest_seq, self._writer.durable_seq, *owed])
+                    compact(self.path, segment_files(self.path), upto)
             except OSError as error:
                 self._degrade(error)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from asynchub import Journal, MessageHub
 from asynchub.events import Event, InfoUpdated
@@ -27,6 +27,12 @@ class Listening:
         self._hub = hub
         self._subscription = hub.subscribe(max_lag=1 << 30, name="listening")
         self._channel = hub._bus.channels[-1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def events(self) -> list[Event]:
         self._hub._bus.collect()
