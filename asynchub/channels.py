@@ -18,7 +18,7 @@ from asynchub.events import Event, EventsDropped
 from asynchub.patterns import matcher
 from asynchub.stretches import Stretch
 
-__all__ = ("Channel", "Cursor", "Overflow", "Selection", "SubscriptionStatistics")
+__all__ = ("Channel", "Cursor", "Missed", "Overflow", "Selection", "SubscriptionStatistics")
 
 Overflow = Literal["drop_oldest", "latest", "block", "raise", "catch_up"]
 """What a reader that falls behind its ``max_lag`` loses.
