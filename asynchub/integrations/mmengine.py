@@ -1,7 +1,8 @@
 """asynchub in programs of mmengine: ``install`` puts its hub in the place of mmengine's, ``HubHook`` lets it live.
 
-Installing replaces names in modules, nothing else: what was made before (a runner, a hub, a history) stays what it is.
-Checkpoints go both ways as far as mmengine reads them: ours loads those of either class.
+Installing replaces names in modules, and on request the method that clips gradients, nothing else: what was made before
+(a runner, a hub, a history) stays what it is. Checkpoints go both ways as far as mmengine reads them: ours loads those
+of either class.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ try:
     from mmengine.hooks import Hook
     from mmengine.logging.history_buffer import HistoryBuffer as TheirHistoryBuffer
     from mmengine.logging.message_hub import MessageHub as TheirMessageHub
+    from mmengine.optim import OptimWrapper
     from mmengine.registry import HOOKS
 except ImportError as error:
     raise ImportError(
@@ -40,6 +42,7 @@ NUMPY_TYPES: list[Any] = [
 ]
 """What a pickle of NumPy numbers and arrays is made of."""
 REPLACEMENTS: tuple[tuple[type, type], ...] = ((TheirMessageHub, MessageHub), (TheirHistoryBuffer, HistoryBuffer))
+THEIR_CLIP_GRAD = OptimWrapper._clip_grad
 
 
 class Installation:
@@ -53,8 +56,13 @@ class Installation:
         self.packages = tuple(packages)
 
     def uninstall(self) -> None:
-        """Put mmengine's classes back wherever a module of ``packages`` holds asynchub's, those imported since too."""
+        """Put mmengine's classes back wherever a module of ``packages`` holds asynchub's, those imported since too.
+
+        Gradients are clipped in mmengine's way again.
+        """
         _rename(self.packages, [(ours, theirs) for theirs, ours in REPLACEMENTS])
+        if OptimWrapper._clip_grad is _clip_grad:
+            OptimWrapper._clip_grad = THEIR_CLIP_GRAD
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +73,7 @@ class Installation:
         self.uninstall()
 
 
-def install(*packages: str) -> Installation:
+def install(*packages: str, norm_as_tensor: bool = False) -> Installation:
     """Put asynchub's ``MessageHub`` and ``HistoryBuffer`` in the place of mmengine's.
 
     Every loaded module of mmengine, and of ``packages``, that holds one of mmengine's classes under any name holds ours
@@ -76,6 +84,10 @@ def install(*packages: str) -> Installation:
 
     Args:
         packages: other packages to look through, e.g. ``"mmdet"``; needed for those that were imported before.
+        norm_as_tensor: where ``clip_grad`` is set, mmengine reads the norm of the gradients as a number at each update,
+            before the hub sees it. With this, ``OptimWrapper`` (and each subclass that does not clip in a way of its
+            own, and each wrapper that was built before) hands the hub the tensor, so that the hub alone decides when
+            it is read. Gradients, key and history are the same. A later ``install()`` without it leaves it as it is.
 
     Raises:
         ArgumentError: a package is not a string.
@@ -87,6 +99,8 @@ def install(*packages: str) -> Installation:
     torch.serialization.add_safe_globals(NUMPY_TYPES)
     installation = Installation(("mmengine", *packages))
     _rename(installation.packages, REPLACEMENTS)
+    if norm_as_tensor:
+        OptimWrapper._clip_grad = _clip_grad
     return installation
 
 
@@ -99,6 +113,20 @@ def _rename(packages: tuple[str, ...], replacements: Iterable[tuple[type, type]]
             for old, new in replacements:
                 if value is old:
                     setattr(module, name, new)
+
+
+def _clip_grad(wrapper: Any) -> None:
+    """Clip as ``OptimWrapper._clip_grad`` of mmengine 0.10 does, and publish the norm as the tensor it is."""
+    given = [parameter for group in wrapper.optimizer.param_groups for parameter in group["params"]]
+    clipped = [parameter for parameter in given if parameter.requires_grad and parameter.grad is not None]
+    norm = wrapper.clip_func(clipped, **wrapper.clip_grad_kwargs) if clipped else None
+    if norm is None:  # clip_grad_value_ returns no norm
+        return
+    if not isinstance(norm, torch.Tensor):  # from a clip_func of the program's own
+        norm = float(norm)
+    elif hasattr(norm, "full_tensor"):  # a DTensor: float(norm) would reduce it over the processes, too
+        norm = norm.full_tensor()
+    wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", norm)
 
 
 @HOOKS.register_module(force=True)
