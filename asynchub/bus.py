@@ -16,20 +16,19 @@ Threads: everything here may be called from any thread. ``collecting`` is taken 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 from weakref import ref
 
 from asynchub.channels import Channel, Cursor, Selection
 from asynchub.errors import ArgumentError, DeadlockError, LagExceededError, WaitTimeoutError
-from asynchub.events import ENTRY, Event, ScalarUpdated
+from asynchub.events import ENTRY, Event
 from asynchub.filing import Run
 from asynchub.intake import CHORES, Intake
 from asynchub.loops import Latch, LoopHandle, Station
-from asynchub.stretches import LONGEST, Stretch
+from asynchub.routing import Routing
 from asynchub.taps import Tap
 
 __all__ = ("EventBus",)
@@ -38,25 +37,10 @@ BLOCK_TIMEOUT = 60.0
 """Seconds a publisher waits for a reader with ``overflow="block"`` before it gives up."""
 
 
-class _Routes(dict[tuple[str, type[Event]], tuple[Channel, ...]]):
-    """Where events of a key and kind go; found once for each."""
-
-    def __init__(self, channels: tuple[Channel, ...]) -> None:
-        super().__init__()
-        self._channels = channels
-
-    def __missing__(self, of: tuple[str, type[Event]]) -> tuple[Channel, ...]:
-        found = tuple(channel for channel in self._channels if channel.test(*of))
-        self[of] = found
-        return found
-
-
-class EventBus(Intake):
+class EventBus(Routing, Intake):
     """The shared log.
 
     Attributes:
-        channels: one for each distinct selection that somebody reads.
-        blocking: cursors for which a publisher waits.
         patient: cursors whose readers catch up from the tap; always another list.
         housekeeping: called by a publisher, without ``lock``, every ``CHORES`` events or more often.
         changed: called under ``lock`` when what anybody reads has changed.
@@ -87,31 +71,17 @@ class EventBus(Intake):
         self._sorting = False
         self._armed: list[Station] = []
         self._stations: dict[Any, Station] = {}
-        self._by_selection: dict[Selection, Channel] = {}
-        self.channels: tuple[Channel, ...] = ()
-        self._selective = False
-        self._routes = _Routes(())
-        self.blocking: list[Cursor] = []
+        self.forget_routes()
         self.patient: list[ref[Cursor]] = []
         self._room = Latch()
         super().renew()
 
     # --- publishing
 
-    def wants(self, key: str, kind: type[Event] = ScalarUpdated) -> bool:
-        """Tell whether anybody reads events of that key and kind."""
-        return bool(self._routes[key, kind])
-
     def _put(self, run: Run) -> None:
         super()._put(run)
-        items, routes = run[1], self._routes
-        if not self._selective:
-            wanted = bool(self.channels)
-        elif len(items) == ENTRY:
-            wanted = bool(routes[items[0].key, ScalarUpdated])
-        else:
-            wanted = any(routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY]))
-        if wanted and (not self.log or self.log[-1] is not run):
+        items = run[1]
+        if self.wants_any(items) and (not self.log or self.log[-1] is not run):
             self.log.append(run)
             self.logged += len(items) // ENTRY
 
@@ -273,7 +243,7 @@ class EventBus(Intake):
                     channel.trim()
             try:
                 self._sorting = True
-                self._sort(again)
+                self.sort(self._taken, again)
             finally:
                 self._sorting = False
             self._taken = []
@@ -295,57 +265,6 @@ class EventBus(Intake):
                 finally:
                     self.busy = busy
 
-    def _sort(self, again: bool) -> None:
-        routes = self._routes
-        stretches: Iterable[Stretch]
-        for item in self._taken:
-            if type(item) is not tuple:
-                channels, stretches = routes[item.key, type(item)], (Stretch.of_event(item),)
-            else:
-                first, items = item
-                if not self._selective:
-                    channels = self.channels
-                elif len(items) == ENTRY:
-                    channels = routes[items[0].key, ScalarUpdated]
-                else:
-                    ways = {routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY])}
-                    channels = ways.pop()
-                    if ways:
-                        self._sort_apart(item, again)
-                        continue
-                size = len(items) // ENTRY
-                seqs = range(first, first + size)
-                stretches = (Stretch(seqs, items),) if size <= LONGEST else Stretch.of_entries(seqs, items)
-            for stretch in stretches:
-                for channel in channels:
-                    if not again or channel.last_seq < stretch.last_seq:
-                        channel.append(stretch)
-
-    def _sort_apart(self, run: Run, again: bool) -> None:
-        """Append entries to the channels that want them, not all the same; what nobody wants is left out."""
-        first, items = run
-        routes = self._routes
-        cells = items[::ENTRY]
-        unwanted = {cell for cell in set(cells) if not routes[cell.key, ScalarUpdated]}
-        wanted = [index for index, cell in enumerate(cells) if cell not in unwanted]
-        if unwanted:
-            items = [item for index in wanted for item in items[index * ENTRY : (index + 1) * ENTRY]]
-        for stretch in Stretch.of_entries([first + index for index in wanted], items):
-            for channel, part in self._parts(stretch):
-                if not again or channel.last_seq < part.last_seq:
-                    channel.append(part)
-
-    def _parts(self, stretch: Stretch) -> Iterator[tuple[Channel, Stretch]]:
-        """Yield what of a stretch each channel wants."""
-        cells = stretch.cells()
-        routes = {cell: self._routes[cell.key, ScalarUpdated] for cell in set(cells)}
-        for channel in dict.fromkeys(itertools.chain.from_iterable(routes.values())):
-            foreign = {cell for cell, channels in routes.items() if channel not in channels}
-            if foreign:
-                yield channel, stretch.part([index for index, cell in enumerate(cells) if cell not in foreign])
-            else:
-                yield channel, stretch
-
     def add(self, cursor: Cursor, selection: Selection, meanwhile: Callable[[], None]) -> None:
         """Put ``cursor`` at the end of the channel of ``selection``.
 
@@ -360,11 +279,8 @@ class EventBus(Intake):
         test = selection.test()
         with self.still():
             meanwhile()
-            channel = self._by_selection.setdefault(selection, Channel(test))
-            channel.read_by([*channel.cursors, cursor])
-            cursor.channel = channel
-            cursor.position = cursor.handled = channel.end
-            self._selections_changed()
+            self.join(cursor, selection, Channel(test))
+            self.changed()
 
     def remove(self, cursor: Cursor) -> list[Event]:
         """Take ``cursor`` off its channel; return what it still had to get."""
@@ -374,11 +290,8 @@ class EventBus(Intake):
                 return []
             with self.still():
                 rest = self._rest(cursor, channel)
-                channel.read_by([one for one in channel.cursors if one is not cursor])
-                cursor.channel = None
-                for selection in [one for one, of in self._by_selection.items() if not of.cursors]:
-                    del self._by_selection[selection]
-                self._selections_changed()
+                self.part_from(cursor, channel)
+                self.changed()
             return rest
 
     def _rest(self, cursor: Cursor, channel: Channel) -> list[Event]:
@@ -389,11 +302,3 @@ class EventBus(Intake):
             except LagExceededError as error:
                 cursor.failure = error
         return rest
-
-    def _selections_changed(self) -> None:
-        by_selection = self._by_selection
-        self.channels = tuple(by_selection.values())
-        self._selective = not all("**" in selection.patterns for selection in by_selection)
-        self._routes = _Routes(self.channels)
-        self.blocking = [c for channel in self.channels for c in channel.cursors if c.overflow == "block"]
-        self.changed()

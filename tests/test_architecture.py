@@ -30,7 +30,7 @@ ROWS = (
     ("past", "state", "live"),
     ("filing",),
     ("statefile", "taps"),
-    ("intake", "chunks"),
+    ("intake", "routing", "chunks"),
     ("snapshot", "generations"),
     ("hubfile", "saving"),
     ("bus",),
