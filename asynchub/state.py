@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from asynchub.columns import Array
 from asynchub.errors import CorruptStateError, StateDictError
 from asynchub.events import StopRequested
@@ -126,17 +128,30 @@ def _is_int64(value: object) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
+def _int64(value: Any) -> int:
+    if not _is_int64(value):
+        raise ValueError(f"wanted an int of 64 bits, got {value!r:.80}")
+    return value  # type: ignore[no-any-return]
+
+
+def _stamp(seq: Any, at: Any, step: Any) -> tuple[int, float, int | None]:
+    return _int64(seq), float(at), None if step is None else _int64(step)
+
+
 def _checked_state(state: Any) -> dict[str, Any]:
     """Return ``state`` if it is a state dict.
 
     Raises:
-        StateDictError: an entry is missing, or is not a dict.
+        StateDictError: an entry is missing, or is not a dict; or a flag is not a bool.
     """
     for name in ("log_scalars", "runtime_info", "resumed_keys"):
         if name not in state:
             raise StateDictError(f"The loaded `state_dict` of `MessageHub` must contain key: `{name}`")
         if not isinstance(state[name], dict):
             raise StateDictError(f"`{name}` of a state dict must be a dict, got {type(state[name]).__name__}")
+    for key, flag in state["resumed_keys"].items():
+        if not isinstance(flag, int | np.bool_):
+            raise StateDictError(f"whether {key!r:.80} of a state dict is resumed must be a bool, got {flag!r:.80}")
     extra = state.get("asynchub", {})
     subscribers = extra.get("subscribers", {}) if isinstance(extra, dict) else None
     whole = (
@@ -163,9 +178,9 @@ def hub_part(
     """
     try:
         stop = StopRequested(**extra["stop"]) if extra.get("stop") else None
-        stamps = {key: (int(seq), float(at), step) for key, (seq, at, step) in extra.get("info_stamps", {}).items()}
-        seqs = [int(saved["seq"]) for saved in extra.get("subscribers", {}).values()]
-    except (AttributeError, TypeError, ValueError) as error:
+        stamps = {key: _stamp(*stamp) for key, stamp in extra.get("info_stamps", {}).items()}
+        seqs = [_int64(saved["seq"]) for saved in extra.get("subscribers", {}).values()]
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise StateDictError(f"`asynchub` of a state dict is malformed: {error}") from error
     if stop is not None and not isinstance(stop.reason, str):
         raise StateDictError(f"the reason to stop of a state dict must be a str, got {stop.reason!r:.80}")
@@ -211,7 +226,8 @@ def unpacked(tree: Any, columns: Sequence[Array] | None = None) -> dict[str, Any
     Raises:
         StateDictError: it is not one.
     """
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+    said = tree.get("format") if isinstance(tree, dict) else None
+    if not isinstance(said, str) or said != FORMAT:  # an array compares to an array
         raise StateDictError(f"wanted the state of a hub, got {tree!r:.200}; was it written by hub.save()?")
     scalars: OrderedDict[str, HistoryBuffer] = OrderedDict()
     entries = tree.get("log_scalars", [])

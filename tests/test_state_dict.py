@@ -23,6 +23,7 @@ from asynchub.errors import StateDictError
 from asynchub.events import ScalarUpdated, StateLoaded
 from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
+from asynchub.state import unpacked
 
 ROOT = Path(__file__).parent.parent
 
@@ -211,6 +212,22 @@ def test_a_missing_entry_is_named_as_mmengine_does(missing: str) -> None:
         MessageHub("new").load_state_dict(state)
 
 
+@pytest.mark.parametrize("flag", [np.zeros(2), None, "yes", 0.5])
+def test_a_flag_that_is_no_bool_is_refused_and_changes_nothing(flag: Any) -> None:
+    hub = MessageHub("new")
+    state = filled().state_dict()
+    with pytest.raises(StateDictError, match="whether 'loss' of a state dict is resumed must be a bool"):
+        hub.load_state_dict({**state, "resumed_keys": {**state["resumed_keys"], "loss": flag}})
+    assert not hub.log_scalars
+    assert not hub.runtime_info
+
+
+@pytest.mark.parametrize("tree", [None, {"format": np.zeros(2)}, {"format": [1]}, {}])
+def test_what_is_not_the_state_of_a_hub_is_refused(tree: Any) -> None:
+    with pytest.raises(StateDictError, match=r"was it written by hub\.save"):
+        unpacked(tree)
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -224,6 +241,13 @@ def test_a_missing_entry_is_named_as_mmengine_does(missing: str) -> None:
         {"stop": {"because": "x"}},
         {"step": 2**70},
         {"step": True},
+        {"stop": np.zeros(2)},
+        {"info_stamps": {"a": [1e999, 1.0, 0]}},
+        {"info_stamps": {"a": [1, 10**400, 0]}},
+        {"info_stamps": {"a": [1, 1.0, np.zeros(2)]}},
+        {"info_stamps": np.zeros(2)},
+        {"subscribers": {"a": {"state": {}, "seq": 2**70}}},
+        {"run_id": np.zeros(2)},
     ],
 )
 def test_a_malformed_fourth_entry_is_refused_and_changes_nothing(extra: Any) -> None:
