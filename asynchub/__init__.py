@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from asynchub.channels import SubscriptionStatistics
-from asynchub.errors import AsyncHubError
+from asynchub.errors import AsyncHubError, DeviceLostError, GraphCaptureError
 from asynchub.events import (
     CheckpointRequested,
     Event,
@@ -27,6 +27,7 @@ from asynchub.events import (
     RequestRefused,
     Rewound,
     SaveFailed,
+    ScalarLost,
     ScalarUpdated,
     SkipRequested,
     StateDamaged,
@@ -45,6 +46,7 @@ from asynchub.subscription import Subscription
 from asynchub.watch import Watch
 
 if TYPE_CHECKING:
+    from asynchub.devices.registry import register_backend
     from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
     from asynchub.journal.recovering import recover
@@ -61,9 +63,11 @@ __all__ = (
     "CheckpointRequested",
     "ConsoleLogger",
     "CsvLogger",
+    "DeviceLostError",
     "EarlyStopping",
     "Event",
     "EventsDropped",
+    "GraphCaptureError",
     "HistoryBuffer",
     "HubStatistics",
     "InfoRemoved",
@@ -85,6 +89,7 @@ __all__ = (
     "RequestRefused",
     "Rewound",
     "SaveFailed",
+    "ScalarLost",
     "ScalarUpdated",
     "SchedulerStep",
     "SkipRequested",
@@ -99,6 +104,7 @@ __all__ = (
     "Watch",
     "follow",
     "recover",
+    "register_backend",
 )
 
 __version__ = "0.1.0"
@@ -113,6 +119,7 @@ _LAZY = {
     "SchedulerStep": "subscribers.scheduler_step",
     "follow": "journal.following",
     "recover": "journal.recovering",
+    "register_backend": "devices.registry",
 }
 
 

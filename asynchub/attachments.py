@@ -36,6 +36,9 @@ _ON_ERROR = ("detach", "restart", "raise")
 class Attachments:
     """Every attached subscriber of one hub.
 
+    Attributes:
+        bus: the hub's log.
+
     Args:
         bus: the hub's log.
         publisher: the hub.
@@ -44,7 +47,7 @@ class Attachments:
     """
 
     def __init__(self, bus: EventBus, publisher: Publisher, record: Past, settle_point: SettlePoint) -> None:
-        self._bus = bus
+        self.bus = bus
         self._publisher = publisher
         self._record = record
         self._settle_point = settle_point
@@ -122,7 +125,7 @@ class Attachments:
         return self.tapping.attach(tap, self._free_name(name, tap), on_error, nothing)
 
     def _open(self, terms: Terms, name: str, role: str) -> Subscription:
-        return terms.open(self._bus, self._publisher, self._record, name, control=role == "control")
+        return terms.open(self.bus, self._publisher, self._record, name, control=role == "control")
 
     def _free_name(self, name: str | None, subscriber: object) -> str:
         if name is not None:
@@ -276,7 +279,7 @@ class Attachments:
 
         Running observers are taken when they have handled all that was published up to now, and nothing newer: what is
         neither scalar nor info, a decision say, is in no history, and could not be handed out again. Control
-        subscribers are taken where they are.
+        subscribers are taken where they are. Waits for what is on its way from a device.
 
         Args:
             freeze: called with log and record as they are now.
@@ -285,35 +288,47 @@ class Attachments:
             A latch that is set when all are taken, and the dict that they are put in: name to ``{"state", "seq"}``,
             ``seq`` being that of the newest event the state knows of; or to the error that taking it raised.
         """
+        bus = self.bus
+        amid = bus.may_not_wait()
+        with bus.gate():
+            while True:
+                bus.drain()
+                with bus.collecting:  # nobody reads on
+                    with bus.still():
+                        if bus.held and not amid:  # it was published meanwhile
+                            continue
+                        freeze()
+                        awaited = self.awaited
+                        stateful = [
+                            (one, self._terms.get(one.name), one.subscription.mark() if one in awaited else 0)
+                            for one in self
+                            if is_stateful(one.subscriber)
+                        ]
+                    return self._take(stateful)
+
+    def _take(self, stateful: list[tuple[Attachment, Terms | None, int]]) -> tuple[Latch, dict[str, Any]]:
+        """Take the state of each when it has got to its position; with ``collecting`` held."""
         states: dict[str, Any] = {}
         latch = Latch()
-        with self._bus.collecting:  # nobody reads on
-            with self._bus.still():
-                freeze()
-                awaited = self.awaited
-                stateful = [
-                    (one, one.subscription, self._terms.get(one.name), one.subscription.mark() if one in awaited else 0)
-                    for one in self
-                    if is_stateful(one.subscriber)
-                ]
-            left = [len(stateful)]
+        left = [len(stateful)]
 
-            def take(attachment: Attachment, subscription: Subscription, terms: Terms | None) -> None:
-                name = attachment.name
-                try:
-                    if attachment.subscription is not subscription:
-                        raise StateError(f"{name!r} got a loaded state before its own was taken; save again")
-                    states[name] = state_of(attachment, terms)
-                except Exception as error:  # this may be the reader's thread: whoever saves is to have it
-                    states[name] = error
-                left[0] -= 1
-                if not left[0]:
-                    latch.set()
-
-            if not stateful:
+        def take(attachment: Attachment, subscription: Subscription, terms: Terms | None) -> None:
+            name = attachment.name
+            try:
+                if attachment.subscription is not subscription:
+                    raise StateError(f"{name!r} got a loaded state before its own was taken; save again")
+                states[name] = state_of(attachment, terms)
+            except Exception as error:  # this may be the reader's thread: whoever saves is to have it
+                states[name] = error
+            left[0] -= 1
+            if not left[0]:
                 latch.set()
-            for attachment, subscription, terms, position in stateful:
-                subscription.when_handled(position, functools.partial(take, attachment, subscription, terms))
+
+        if not stateful:
+            latch.set()
+        for attachment, terms, position in stateful:
+            subscription = attachment.subscription
+            subscription.when_handled(position, functools.partial(take, attachment, subscription, terms))
         return latch, states
 
     def control_states(self) -> dict[str, dict[str, Any]]:

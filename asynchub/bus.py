@@ -78,17 +78,23 @@ class EventBus(Routing, Intake):
 
     # --- publishing
 
-    def _put(self, run: Run) -> None:
-        super()._put(run)
-        items = run[1]
-        if self.wants_any(items) and (not self.log or self.log[-1] is not run):
-            self.log.append(run)
-            self.logged += len(items) // ENTRY
+    def _hand_on(self, item: Run | Event) -> None:
+        super()._hand_on(item)
+        log = self.log
+        if log and log[-1] is item:
+            return
+        if isinstance(item, Event):
+            if self.wants(item.key, type(item)):
+                log.append(item)
+                self.logged += 1
+        elif self.wants_any(item[1]):
+            log.append(item)
+            self.logged += len(item[1]) // ENTRY
 
     def look_again(self) -> None:
         """Set when a publisher has to ``attend`` next: at once while somebody waits to be woken."""
         super().look_again()
-        if self._armed:
+        if self._armed and not self.held:  # whoever brings what is held wakes them
             self.alarm = self.limit = 0
         self._due = (self.alarm, self.chores, self.limit)
         if self.eager:
@@ -96,6 +102,10 @@ class EventBus(Routing, Intake):
 
     def attend(self) -> None:
         """Do what a publisher must now and then: wake sleeping readers; collect when the log is full; serve the tap."""
+        if self.held:
+            with self.lock:
+                self.number()
+                self.pass_on()
         if self.eager:
             with self.lock:  # nearly always, one publisher's entries are all there is
                 done = False
@@ -160,7 +170,7 @@ class EventBus(Routing, Intake):
     def tap_with(self, tap: Tap | None, eager: bool | Literal["patient"] = False) -> None:
         """Have ``tap``, or nobody, take what is published from now on; with ``lock`` held, all before numbered."""
         self.tap, self.eager = tap, eager
-        self.tapped = self.seq
+        self.tapped = self.out
         self.untapped.clear()
         if tap is not None:
             self.tap_put = tap.put
@@ -264,6 +274,22 @@ class EventBus(Routing, Intake):
                     yield
                 finally:
                     self.busy = busy
+
+    @contextlib.contextmanager
+    def drained_still(self, before: Any = None) -> Iterator[None]:
+        """Do what ``still`` does when nothing is held: wait until all values from devices are there.
+
+        Args:
+            before: a lock that is to be held as well, and is taken before those of this log.
+        """
+        amid = self.may_not_wait()
+        with self.gate():
+            while True:
+                self.drain()
+                with before or contextlib.nullcontext(), self.still():
+                    if not self.held or amid:
+                        yield
+                        return
 
     def add(self, cursor: Cursor, selection: Selection, meanwhile: Callable[[], None]) -> None:
         """Put ``cursor`` at the end of the channel of ``selection``.

@@ -368,6 +368,8 @@ def _numbers(payload: bytes, dtype: str, length: int) -> Array:
 
 
 def _item(value: object) -> str:
+    if isinstance(value, np.generic):  # a history of objects may be made of these
+        value = value.item()
     kind = type(value)
     if kind is bool:
         return f"b{value:d}"

@@ -33,6 +33,7 @@ from asynchub.errors import (
     WaitTimeoutError,
 )
 from asynchub.events import Request, RequestApplied, RequestRefused
+from asynchub.loops import deadline_in, seconds_until
 from asynchub.settled import PARKED, SettledSubscription
 from asynchub.subscription import Publisher
 
@@ -197,7 +198,7 @@ class SettlePoint:
             raise WaitTimeoutError(f"another thread has been settling for {timeout} s")
         try:
             self._thread = here
-            rounds = self._rounds(None if timeout is None else time.monotonic() + timeout)
+            rounds = self._rounds(deadline_in(timeout), awaited=False)
             awaited = next(rounds, PARKED)
             while awaited is not PARKED:
                 try:
@@ -215,10 +216,10 @@ class SettlePoint:
         try:
             self._thread = threading.get_ident()
             if timeout is None:
-                await _Awaited(self._rounds(None))
+                await _Awaited(self._rounds(None, awaited=True))
             else:
                 with _fail_after(timeout):
-                    await _Awaited(self._rounds(time.monotonic() + timeout))
+                    await _Awaited(self._rounds(deadline_in(timeout), awaited=True))
         finally:
             self._thread = None
             self._settling.release()
@@ -235,12 +236,31 @@ class SettlePoint:
                 f"control subscriber {running.name!r} called what waits for it; let it return to its events instead"
             )
 
-    def _rounds(self, deadline: float | None) -> Generator[Any, Any, None]:
-        """Run rounds until all is quiet; yield whatever a control subscriber awaits beside its events."""
+    def _arrivals(self, deadline: float | None, awaited: bool) -> Generator[Any, Any, None]:
+        """Wait for values from devices, if control subscribers are to have them, or what is held behind them."""
+        bus = self._bus
+        channels = {channel for one in self._controls if (channel := one.subscription.channel) is not None}
+        with bus.lock:
+            bus.number()
+            wanted = bus.any_wanted_by(bus.held, channels)
+        if wanted and awaited:
+            yield from bus.drain_awaited(seconds_until(deadline)).__await__()
+        elif wanted:
+            bus.drain(seconds_until(deadline))
+
+    def _rounds(self, deadline: float | None, awaited: bool) -> Generator[Any, Any, None]:
+        """Run rounds until all is quiet; yield whatever a control subscriber awaits beside its events.
+
+        Args:
+            deadline: when to give up, by ``time.monotonic``.
+            awaited: whether this task may await.
+        """
         bus = self._bus
         failures: list[Exception] = []
         busy: list[ControlSubscriber] = []
         for _ in range(MAX_ROUNDS):
+            if bus.held:
+                yield from self._arrivals(deadline, awaited)
             if bus.channels:
                 bus.collect()
             seq = bus.seq
@@ -253,19 +273,19 @@ class SettlePoint:
                 busy.append(control)
                 self._running = control
                 try:
-                    awaited = control.resume()
-                    while awaited is not PARKED or (control.subscription.more and control.subscription.offer()):
-                        if awaited is PARKED:
-                            awaited = control.resume()
+                    asked = control.resume()
+                    while asked is not PARKED or (control.subscription.more and control.subscription.offer()):
+                        if asked is PARKED:
+                            asked = control.resume()
                             continue
                         self._running, self._awaiting = None, control.name
                         answer, raised = None, None
                         try:
-                            answer = yield awaited
+                            answer = yield asked
                         except BaseException as error:  # a cancellation too is for the coroutine to see
                             raised = error
                         self._running = control
-                        awaited = control.resume(answer, raised)
+                        asked = control.resume(answer, raised)
                 except Exception as error:
                     reason = _without_a_loop(control.name, error)
                     failures.append(reason)

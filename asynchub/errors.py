@@ -26,6 +26,8 @@
     ├── LifecycleError             a hub was entered or left in a way it does not allow
     ├── DeadlockError              a wait that could never end
     ├── WaitTimeoutError           a wait that took longer than its timeout
+    ├── DeviceLostError            a device failed, and values on it are lost
+    ├── GraphCaptureError          a value was published inside of the capture of a graph
     ├── CycleError                 control subscribers keep answering each other
     ├── ControlAwaitedError        a control subscriber awaited something else than its events
     ├── ControlFailedError         control subscribers failed (an ``ExceptionGroup``)
@@ -57,7 +59,9 @@ __all__ = (
     "CountTypeError",
     "CycleError",
     "DeadlockError",
+    "DeviceLostError",
     "EmptyHistoryError",
+    "GraphCaptureError",
     "HistoryError",
     "InstanceError",
     "InstanceNameError",
@@ -107,10 +111,8 @@ class AsyncHubError(Exception):
 class NotAScalarError(AsyncHubError, TypeError, AssertionError, ValueError):
     """A value given to ``update_scalar`` is not exactly one real number."""
 
-    def __init__(self, key: str, value: object) -> None:
-        super().__init__(
-            f"{key!r} must be one real number, got {_described(value)}; reduce it first, e.g. with .mean()"
-        )
+    def __init__(self, key: str, value: object, advice: str = "reduce it first, e.g. with .mean()") -> None:
+        super().__init__(f"{key!r} must be one real number, got {_described(value)}; {advice}")
         self.key = key
 
 
@@ -267,6 +269,29 @@ class DeadlockError(AsyncHubError, RuntimeError):
 
 class WaitTimeoutError(AsyncHubError, TimeoutError):
     """A wait took longer than its timeout."""
+
+
+class DeviceLostError(AsyncHubError, RuntimeError):
+    """A device failed: values on it are lost, and no more can be published from it.
+
+    Attributes:
+        device: the device, e.g. ``"cuda:0"``.
+    """
+
+    def __init__(self, device: str, why: str) -> None:
+        super().__init__(f"{device} {why}; values published from it before may be lost, numbers can still be published")
+        self.device = device
+
+
+class GraphCaptureError(AsyncHubError, RuntimeError):
+    """A value was published amid the capture of a graph, whose replays would not publish it again."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"{key!r} was published amid the capture of a graph, which runs this line once, not at each replay: "
+            "publish the graph's output after replay() instead"
+        )
+        self.key = key
 
 
 class CycleError(AsyncHubError, RuntimeError):

@@ -37,6 +37,7 @@ __all__ = (
     "RequestRefused",
     "Rewound",
     "SaveFailed",
+    "ScalarLost",
     "ScalarUpdated",
     "SkipRequested",
     "StateDamaged",
@@ -82,6 +83,22 @@ class ScalarUpdated(Event):
     key: str
     value: float
     count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalarLost(Event):
+    """A scalar was published whose value never came from its device; no history has it.
+
+    Attributes:
+        scalar: its key.
+        count: how many samples it was the sum over.
+        error: why, as ``Type: text``.
+    """
+
+    key: str = "hub/scalar_lost"
+    scalar: str
+    count: int = 1
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

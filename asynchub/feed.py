@@ -12,9 +12,11 @@ from asynchub.channels import Overflow, Selection, SubscriptionStatistics
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
-from asynchub.history import HistoryBuffer, Records
+from asynchub.history import HistoryBuffer
+from asynchub.ledger import Records
 from asynchub.loops import in_event_loop
 from asynchub.past import past_events
+from asynchub.pending import DeviceStatistics, couriers
 from asynchub.record import Record
 from asynchub.runner import Attachment, OnError, Subscriber
 from asynchub.subscription import Subscription
@@ -39,6 +41,8 @@ class HubStatistics:
         scalars: keys with a history.
         infos: keys of runtime info.
         subscriptions: of each open subscription, how it is doing.
+        held: events that wait for a value from a device, their own or one published before.
+        devices: of each device that values came from in this process, how they do.
     """
 
     seq: int
@@ -46,6 +50,8 @@ class HubStatistics:
     scalars: int
     infos: int
     subscriptions: tuple[SubscriptionStatistics, ...]
+    held: int = 0
+    devices: tuple[DeviceStatistics, ...] = ()
 
 
 class Feed(Record):
@@ -196,7 +202,7 @@ class Feed(Record):
         """Return how the hub and its subscriptions are doing now."""
         with self._bus.lock:
             self._bus.number()
-            seq = self._bus.seq
+            seq, held = self._bus.seq, self._bus.seq - self._bus.out
         readers: list[Attachment | Subscription] = [*self._attachments.with_tap]
         readers += [one for one in self._subscriptions if not one.closed]
         return HubStatistics(
@@ -205,6 +211,8 @@ class Feed(Record):
             scalars=len(self._log_scalars),
             infos=len(self._runtime_info),
             subscriptions=tuple(one.statistics() for one in readers),
+            held=held,
+            devices=tuple(courier.statistics() for courier in couriers()),
         )
 
     # --- asking
@@ -253,22 +261,23 @@ class Feed(Record):
             since: the ``seq``.
             test: whether events of a key and kind are asked for.
         """
+        out = self._bus.out
         scalars = [
-            (key, bool(self._resumed_keys.get(key, True)), history.records(since))
+            (key, bool(self._resumed_keys.get(key, True)), history.records(since, wait=False))
             for key, history in self._log_scalars.items()
             if isinstance(history, HistoryBuffer) and test(key, ScalarUpdated)
         ]
         infos = [
             InfoUpdated(seq=seq, time=time, step=step, key=key, value=self._runtime_info[key])
             for key, (seq, time, step) in self._info_stamps.items()
-            if key in self._runtime_info and seq > since and test(key, InfoUpdated)
+            if key in self._runtime_info and since < seq <= out and test(key, InfoUpdated)
         ]
         return scalars, infos
 
     def _newest(self, key: str) -> Any:
         history = self._log_scalars.get(key)
-        if isinstance(history, HistoryBuffer) and len(history.data[0]):
-            return history.data[0][-1:].tolist()[0]  # a Python number, whatever the dtype
+        if isinstance(history, HistoryBuffer) and len(values := history.snapshot().values):
+            return values[-1:].tolist()[0]  # a Python number, whatever the dtype
         return self._runtime_info.get(key)
 
     def past(self, selection: Selection, replay: Replay, since: int | None) -> Iterator[Event]:

@@ -8,18 +8,28 @@ Signals: a handler that interrupts ``fold`` finds the history as it was before. 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from asynchub.columns import Array
 from asynchub.ledger import FIELDS, UNSTAMPED, Ledger
 
-__all__ = ("FOLDING", "FOLD_AT", "Folding")
+__all__ = ("FOLDING", "FOLD_AT", "Folding", "Source")
 
 FOLD_AT = 1024
 """Pending entries at which somebody folds them in."""
 FOLDING = ("_feeds", "_folding", "_ledger", "_limit", "_lock", "_pending")
 """What is set on a history here, and ``_limit`` by the history."""
+
+
+class Source(Protocol):
+    """Where a history's entries come from."""
+
+    def feed(self, wait: bool) -> None:
+        """Append what it holds back to the ``_pending`` of histories; with ``wait``, what is still to come too."""
+
+    def pending_of(self, history: Any) -> int:
+        """Return how many entries of a history are still to come."""
 
 
 class Folding:
@@ -29,15 +39,15 @@ class Folding:
 
     def _begin_folding(self, ledger: Ledger) -> None:
         self._pending: list[Any] = []
-        self._feeds: tuple[Callable[[], None], ...] = ()
+        self._feeds: tuple[Source, ...] = ()
         self._lock = threading.RLock()
         self._folding = False
         self._ledger = ledger
 
-    def fed_by(self, feed: Callable[[], None]) -> None:
-        """Have ``feed`` called before each look at the values: it appends to ``_pending`` what it holds back."""
-        if feed not in self._feeds:
-            self._feeds = (*self._feeds, feed)
+    def fed_by(self, source: Source) -> None:
+        """Have ``source`` asked before each look at the values."""
+        if source not in self._feeds:
+            self._feeds = (*self._feeds, source)
 
     def fold(self) -> None:
         """Move the pending entries into the columns."""
@@ -84,10 +94,10 @@ class Folding:
             stamps = self._ledger.stamps
             return int(stamps[0].view[-1]) if stamps and len(stamps[0]) else UNSTAMPED.seq
 
-    def _folded(self) -> Ledger:
-        """Return the ledger with all that was recorded before the call."""
-        for feed in self._feeds:
-            feed()
+    def _folded(self, wait: bool = True) -> Ledger:
+        """Return the ledger with all that was recorded before the call, or all that has come by now."""
+        for source in self._feeds:
+            source.feed(wait)
         if self._pending:
             self.fold()
         return self._ledger

@@ -30,10 +30,10 @@ from asynchub.errors import (
     WindowTypeError,
 )
 from asynchub.folding import FOLD_AT, FOLDING, Folding
-from asynchub.ledger import FIELDS, UNSTAMPED, Ledger, Sliceable, numbers, whole
+from asynchub.ledger import FIELDS, UNSTAMPED, Ledger, Records, Sliceable, Snapshot, numbers, whole
 from asynchub.windows import WindowStatistics, begin
 
-__all__ = ("NO_STEP", "FrozenHistory", "HistoryBuffer", "Records", "allow_in_torch_load")
+__all__ = ("NO_STEP", "FrozenHistory", "HistoryBuffer", "allow_in_torch_load")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,24 +46,6 @@ OWN = {"_max_length", *FOLDING}
 """What a history sets on itself."""
 FOREIGN = {"_count_history", "_log_history", "max_length", "statistics_methods"}
 """What the state of mmengine's class holds."""
-
-
-class Records(NamedTuple):
-    """What a history recorded for a hub, in the order of ``seq``: read-only columns of one length.
-
-    Attributes:
-        seqs: ``seq`` of each event.
-        times: when each was published, in seconds since the epoch.
-        steps: the step each belongs to; ``NO_STEP`` where there is none.
-        values: the values.
-        counts: how many samples each value is the sum over.
-    """
-
-    seqs: Array
-    times: Array
-    steps: Array
-    values: Array
-    counts: Array
 
 
 class FrozenHistory(NamedTuple):
@@ -150,8 +132,8 @@ class HistoryBuffer(Folding, WindowStatistics):
                     f"log_val must be int or float but got {type(log_val)}, count must be int but got {type(count)}"
                 )
             log_val, count = _plain(log_val), _plain(count)
-        for feed in self._feeds:
-            feed()
+        for source in self._feeds:
+            source.feed(True)
         pending = self._pending
         pending += (-1, math.nan + 0.0, None, log_val, count)  # a new float: `fold` knows an entry by its time
         if len(pending) >= FIELDS * FOLD_AT:
@@ -209,13 +191,20 @@ class HistoryBuffer(Folding, WindowStatistics):
         """The step each value belongs to, read-only; ``NO_STEP`` if it came from no hub."""
         return self._folded().steps
 
-    def records(self, since: int = -1) -> Records:
+    def snapshot(self) -> Snapshot:
+        """Return what has been recorded by now, without waiting for values that are on their way from a device."""
+        ledger = self._folded(wait=False)
+        pending = sum(source.pending_of(self) for source in self._feeds)
+        return Snapshot(ledger.values.view, ledger.counts.view, ledger.times, ledger.steps, pending)
+
+    def records(self, since: int = -1, *, wait: bool = True) -> Records:
         """Return what was recorded for a hub, in the order of ``seq``.
 
         Args:
             since: only what has a ``seq`` above this.
+            wait: whether to wait for values that are on their way from a device.
         """
-        return Records(*self._folded().records(since))
+        return Records(*self._folded(wait).records(since))
 
     # --- statistics
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, overload
@@ -21,6 +22,7 @@ from asynchub.events import Request, StopRequested
 from asynchub.history import allow_in_torch_load
 from asynchub.lifetime import Lifetime
 from asynchub.loops import Latch, deadline_in, seconds_until
+from asynchub.pending import batch
 from asynchub.resuming import Resuming
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.scalars import checked_key, real_number
@@ -134,12 +136,23 @@ class MessageHub(Resuming):
             raise DeadlockError("close() on the observers' own loop could never end; leave `async with hub:` instead")
         self._lifetime.close()
 
+    # --- values on a device
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Return a context manager in which what this thread publishes from devices travels together; nests.
+
+        For loops of single publishes: ``with hub.batch():`` makes one transfer of them, which leaves at the end.
+        ``update_scalars`` needs none. Numbers, and reading, are as ever.
+        """
+        return batch()
+
     # --- control
 
     def settle(self, timeout: float | None = None) -> None:
         """Run control subscribers and apply requests, in this thread, until there is nothing left to handle.
 
-        Does not wait for observers.
+        Does not wait for observers. Waits for values that are on their way from a device if a control subscriber reads
+        them, or what was published after them; see ``asynchub.devices``.
 
         Args:
             timeout: seconds; looked at between two rounds of control subscribers.
@@ -148,16 +161,19 @@ class MessageHub(Resuming):
             ControlFailedError: control subscribers raised; the others ran.
             CycleError: they keep answering each other.
             DeadlockError: called by a subscriber.
+            DeviceLostError: a device has failed, and a value with it, since the last call.
             WaitTimeoutError: the timeout passed.
         """
         if CURRENT_SUBSCRIBER.get() is not None:
             self._refuse_nested("settle")
         self._settle_point.settle(timeout)
+        self._bus.raise_lost()
 
     async def settled(self, timeout: float | None = None) -> None:
         """Do what ``settle`` does, in this task; control subscribers may await here."""
         self._refuse_nested("settle")
         await self._settle_point.settled(timeout)
+        self._bus.raise_lost()
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until every attached subscriber has handled all that was published before; settles too.
@@ -172,7 +188,9 @@ class MessageHub(Resuming):
             ControlFailedError: as ``settle``.
         """
         deadline = deadline_in(timeout)
-        self.settle(timeout)
+        self._bus.drain(timeout)
+        self.settle(seconds_until(deadline))
+        self._bus.drain(seconds_until(deadline))
         latch = self._flushing()
         if self._on_observers_loop():
             raise DeadlockError("flush() on the observers' own loop could never end; use `await hub.flushed()`")
@@ -183,7 +201,9 @@ class MessageHub(Resuming):
     async def flushed(self, timeout: float | None = None) -> None:
         """Do what ``flush`` does without blocking the loop."""
         deadline = deadline_in(timeout)
-        await self.settled(timeout)
+        await self._bus.drain_awaited(timeout)
+        await self.settled(seconds_until(deadline))
+        await self._bus.drain_awaited(seconds_until(deadline))
         if not await self._flushing().waited(seconds_until(deadline)):
             raise WaitTimeoutError(f"not flushed after {timeout} s: {self._laggards()}")
         await self.settled(seconds_until(deadline))

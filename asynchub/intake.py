@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 from asynchub.events import ENTRY, Event
 from asynchub.filing import Depot, Run, file_each
+from asynchub.history import HistoryBuffer
+from asynchub.holding import Holding, first_seq
 from asynchub.taps import Tap
 
 __all__ = ("CHORES", "Intake")
@@ -32,7 +34,7 @@ OFTEN = 256
 """Entries at which it numbers them."""
 
 
-class Intake:
+class Intake(Holding):
     """What was published, before and after it got its ``seq``.
 
     Attributes:
@@ -85,6 +87,7 @@ class Intake:
         self.untapped: deque[Run | Event] = deque()
         self.once: Callable[[], None] | None = None
         self._deferred: deque[Callable[[], object]] = deque()
+        self.renew_held()
         self.look_again()
 
     # --- numbering
@@ -92,10 +95,13 @@ class Intake:
     def number(self) -> None:
         """Give every entry its ``seq``; call with ``lock`` held. Does nothing amid a change of this very thread."""
         entries = self.entries
-        if self.busy or not (entries or self._cut):
+        if self.busy or not (entries or self._cut or self._passing):
             return
         try:
             self.busy = True
+            self._finish_passing()
+            if not (entries or self._cut):
+                return
             cut = self._cut
             if cut is None:
                 cut = self._cut = (self.seq + 1, entries[:])
@@ -117,18 +123,27 @@ class Intake:
 
     def _put(self, run: Run) -> None:
         """Append a run to what it has to go to, once."""
-        if not self.unfiled or self.unfiled[-1] is not run:
-            self.unfiled.append(run)
-        if self.tap is not None and (not self.untapped or self.untapped[-1] is not run):
-            self.untapped.append(run)
+        held = self.held
+        if not held:
+            self._hand_on(run)
+        elif held[-1] is not run:
+            held.append(run)
+
+    def _hand_on(self, item: Run | Event) -> None:
+        if type(item) is tuple and (not self.unfiled or self.unfiled[-1] is not item):
+            self.unfiled.append(item)
+        if self.tap is not None and (not self.untapped or self.untapped[-1] is not item):
+            self.untapped.append(item)
 
     def take_back(self) -> None:
         """Forget whatever a change that was broken off has appended: all beyond ``seq``."""
-        while self.log and _first(self.log[-1]) > self.seq:
+        while self.held and first_seq(self.held[-1]) > self.seq:
+            self.held.pop()
+        while self.log and first_seq(self.log[-1]) > self.seq:
             self.log.pop()
         while self.unfiled and self.unfiled[-1][0] > self.seq:
             self.unfiled.pop()
-        while self.untapped and _first(self.untapped[-1]) > self.seq:
+        while self.untapped and first_seq(self.untapped[-1]) > self.seq:
             self.untapped.pop()
 
     # --- the tap
@@ -138,7 +153,7 @@ class Intake:
         tap = self.tap
         if tap is None or self.busy:
             return True
-        if self._cut is not None:
+        if self._cut is not None or self._passing is not None:
             self.number()
         room = False
         try:
@@ -149,11 +164,14 @@ class Intake:
         return room
 
     def _fill(self, tap: Tap, untapped: deque[Run | Event]) -> bool:
-        while untapped and _first(untapped[0]) <= self.seq:
+        out = self.out
+        while untapped and first_seq(untapped[0]) <= out:
             if not tap.take(untapped[0]):
                 return False
             untapped.popleft()
-        self.tapped = max(self.tapped, self.seq)
+        self.tapped = max(self.tapped, out)
+        if self.held:
+            return True
         while items := self.entries[(self.tapped - self.seq) * ENTRY :]:
             if not tap.put(self.tapped + 1, items):
                 return False
@@ -161,6 +179,19 @@ class Intake:
         return True
 
     # --- filing
+
+    def feed(self, wait: bool) -> None:
+        """Hand all that was published to the histories; with ``wait``, also what waits for values from devices."""
+        if wait and self.held:
+            self.drain()
+        self.file()
+
+    def pending_of(self, history: HistoryBuffer) -> int:
+        """Return how many entries of a history are held."""
+        with self.lock:
+            self.number()
+            cells = [cell for item in self.held if type(item) is tuple for cell in item[1][::ENTRY]]
+        return sum(cell.buffer is history for cell in cells)
 
     def file(self) -> None:
         """Hand all that was published to the histories it belongs to. Cheap when there is nothing new."""
@@ -179,11 +210,11 @@ class Intake:
                 self._filing = True
                 with self.lock:
                     self.number()
-                seq, unfiled = self.seq, self.unfiled
-                runs = [run for run in list(unfiled) if run[0] <= seq]  # others append meanwhile
+                    out, unfiled = self.out, self.unfiled
+                runs = [run for run in list(unfiled) if run[0] <= out]  # others append meanwhile
                 again, self._begun = self._begun, True
                 way(runs, again)
-                self.filed = seq
+                self.filed = out
                 for _ in runs:
                     unfiled.popleft()
                 self._begun = False
@@ -234,7 +265,3 @@ class Intake:
                 update()
             except Exception:
                 logger.exception("an update from a signal handler or a finalizer failed")
-
-
-def _first(item: Any) -> int:
-    return item[0] if type(item) is tuple else item.seq  # type: ignore[no-any-return]  # a log holds nothing else

@@ -18,7 +18,18 @@ from asynchub.columns import Array, Column, decode_column, encode_column, packed
 from asynchub.errors import ArgumentError, CorruptStateError
 from asynchub.windows import BLOCK, WindowedColumn
 
-__all__ = ("FIELDS", "UNSTAMPED", "Ledger", "Sliceable", "Stamp", "numbers", "packed_steps", "whole")
+__all__ = (
+    "FIELDS",
+    "UNSTAMPED",
+    "Ledger",
+    "Records",
+    "Sliceable",
+    "Snapshot",
+    "Stamp",
+    "numbers",
+    "packed_steps",
+    "whole",
+)
 
 FIELDS = 5
 """Items for each entry in a list of entries: ``seq, time, step, value, count``, again and again."""
@@ -51,6 +62,42 @@ UNSTAMPED = Stamp(-1, math.nan, int(np.iinfo(np.int64).min))
 FLOAT64, INT64 = np.dtype(np.float64), np.dtype(np.int64)
 MAX_STORED = 2**28
 """Values that a stored ledger may have at most."""
+
+
+class Records(NamedTuple):
+    """What a history recorded for a hub, in the order of ``seq``: read-only columns of one length.
+
+    Attributes:
+        seqs: ``seq`` of each event.
+        times: when each was published, in seconds since the epoch.
+        steps: the step each belongs to; ``NO_STEP`` where there is none.
+        values: the values.
+        counts: how many samples each value is the sum over.
+    """
+
+    seqs: Array
+    times: Array
+    steps: Array
+    values: Array
+    counts: Array
+
+
+class Snapshot(NamedTuple):
+    """What a history holds by now: read-only columns, oldest first, which nothing changes later.
+
+    Attributes:
+        values: the values.
+        counts: how many samples each is the sum over.
+        times: when each was published, in seconds since the epoch; NaN if it came from no hub.
+        steps: the step each belongs to; ``NO_STEP`` where there is none.
+        pending: how many values were published before, and are still on their way from a device, or behind one.
+    """
+
+    values: Array
+    counts: Array
+    times: Array
+    steps: Array
+    pending: int
 
 
 class Ledger(NamedTuple):

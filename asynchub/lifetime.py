@@ -162,6 +162,9 @@ class Lifetime:
         self._depth = 0
         errors = _Errors(failing)
         attachments = self._attachments
+        with errors:
+            attachments.bus.drain(self._drain_timeout)
+            attachments.bus.raise_lost()
         attachments.leave()
         self._close_log()
         with errors:
@@ -216,6 +219,9 @@ class Lifetime:
         self._task = None
         errors = _Errors(failing)
         attachments = self._attachments
+        with errors, CancelScope(shield=True):
+            await attachments.bus.drain_awaited(self._drain_timeout)
+            attachments.bus.raise_lost()
         attachments.leave()
         self._close_log()
         try:

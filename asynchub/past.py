@@ -14,7 +14,8 @@ from typing import cast
 import numpy as np
 
 from asynchub.events import Event, scalar_updated
-from asynchub.history import NO_STEP, Records
+from asynchub.history import NO_STEP
+from asynchub.ledger import Records
 
 __all__ = ("past_events",)
 

@@ -80,13 +80,8 @@ class Publishing(ManagerMixin):
         return stamped
 
     def _log(self, event: Event) -> None:
-        """Append a stamped event to the log, if anybody wants it; it is published once ``seq`` counts it."""
-        bus = self._bus
-        if bus.tap is not None:
-            bus.untapped.append(event)
-        if bus.wants(event.key, type(event)):
-            bus.log.append(event)
-            bus.logged += 1
+        """Append a stamped event to the log; it is published once ``seq`` counts it."""
+        self._bus.put_event(event)
 
     def _change(self, change: Callable[[], T], meanwhile: T) -> T:
         """Make one change of state and log; return what it returns.

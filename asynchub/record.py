@@ -16,13 +16,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from asynchub.errors import ArgumentError, ResumedFlagError, UnknownScalarError
+from asynchub.errors import ArgumentError, UnknownScalarError
 from asynchub.events import InfoRemoved, InfoUpdated
-from asynchub.folding import FOLD_AT
 from asynchub.history import HistoryBuffer
-from asynchub.ledger import FIELDS
 from asynchub.live import Cell, LiveDict
-from asynchub.publishing import ABSENT, Publishing
+from asynchub.pending import on_device
+from asynchub.recording import NUMBERS, Recording, scalar_and_count
 from asynchub.scalars import checked_key, checked_step, real_number, sample_count
 
 __all__ = ("Record",)
@@ -32,7 +31,7 @@ STEP_KEY = "iter"
 """The runtime info that sets the step, a convention of mmengine programs."""
 
 
-class Record(Publishing):
+class Record(Recording):
     """Scalars, runtime info and which keys are resumed.
 
     Args:
@@ -76,12 +75,8 @@ class Record(Publishing):
     def _begin(self, latency: float, capacity: int) -> None:
         """Set up what is not part of the record itself."""
         super()._begin(latency, capacity)
-        self._cells: dict[str, Cell] = {}
         self._entries = self._bus.entries
-        self._log_scalars.changed = self._forget_cells
         self._info_stamps: dict[str, tuple[int, float, int | None]] = {}
-        self._bus.changed = self._forget_cells
-        self._bus.housekeeping = self._fold
 
     def _parse_input(self, name: str, value: Any) -> OrderedDict[str, Any]:
         if value is None:
@@ -99,7 +94,8 @@ class Record(Publishing):
 
         Args:
             key: name of the scalar, e.g. ``"train/loss"``.
-            value: one real number: a Python number, or an array or tensor of one element. A sum over ``count``
+            value: one real number: a Python number, or an array or tensor of one element; of a tensor on a device, what
+                it is once all that was queued before the call is done, without waiting for that. A sum over ``count``
                 samples, if ``count`` is not 1: the mean of a window is the sum of its values over that of its counts.
             count: how many samples ``value`` is the sum over.
             resumed: whether ``state_dict`` saves the key; always the same for one key.
@@ -110,9 +106,14 @@ class Record(Publishing):
             NotAScalarError: ``value`` is not exactly one real number.
             CountTypeError: ``count`` is not an int.
             ResumedFlagError: the key had another ``resumed``.
+            GraphCaptureError: a graph is being captured on the device of ``value``.
+            DeviceLostError: the device of ``value`` has failed.
             WaitTimeoutError: a reader with ``overflow="block"`` made no room for a minute.
         """
         if type(value) is not float:
+            if on_device(value):
+                self._publish_tensor(key, value, count, resumed, step)
+                return
             value = real_number(key, value)
         if type(count) is not int:
             count = sample_count(key, count)
@@ -153,12 +154,12 @@ class Record(Publishing):
         wanted = False
         for key, value in log_dict.items():
             count = 1
-            if type(value) is not float:
-                value, count = _number_and_count(key, value)
             cell = cells.get(key)
-            if cell is None or cell.resumed is not resumed:
-                self._admit_and_publish(
-                    [(key, *_number_and_count(key, value)) for key, value in log_dict.items()], resumed, step
+            if type(value) is not float:
+                value, count = scalar_and_count(key, value)
+            if cell is None or cell.resumed is not resumed or type(value) not in NUMBERS:
+                self._publish_any(
+                    [(key, *scalar_and_count(key, value)) for key, value in log_dict.items()], resumed, step
                 )
                 return
             wanted = wanted or cell.wanted
@@ -222,7 +223,7 @@ class Record(Publishing):
                 self._resumed_keys.setdefault(key, resumed)
                 self._runtime_info[key] = value
                 self._info_stamps[key] = stamp
-                if bus.tap is not None or bus.wants(key, InfoUpdated):
+                if bus.tap is not None or bus.held or bus.wants(key, InfoUpdated):
                     self._log(InfoUpdated(seq=seq, time=stamp[1], step=stamp[2], key=key, value=value))
             bus.seq = seq
 
@@ -273,75 +274,3 @@ class Record(Publishing):
     def runtime_info(self) -> OrderedDict[str, Any]:
         """The live runtime info by key."""
         return self._runtime_info
-
-    # --- inside
-
-    def _admit_and_publish(self, items: list[tuple[str, float, int]], resumed: bool, step: int | None) -> None:
-        """Publish scalars of which the fast path does not know a key, or not in this way."""
-
-        def publish() -> None:
-            for key, _, _ in items:
-                self._check_resumed(checked_key(key), resumed)
-            now = _now()
-            entries: list[Any] = []
-            for key, value, count in items:
-                cell = self._cells.get(key)
-                if cell is None or cell.resumed is not resumed:
-                    cell = self._admit(key, resumed, value, count)
-                entries += (cell, now, step, value, count)
-            self._bus.put(entries)
-
-        self._change(publish, None)
-
-    def _admit(self, key: str, resumed: bool, value: float, count: int) -> Cell:
-        """Return a cell for a key, with a history; call amid a change."""
-        bus = self._bus
-        self._undo_here((key,), self._log_scalars, self._resumed_keys, self._cells)
-        buffer = self._log_scalars.get(key)
-        if buffer is None:
-            buffer = HistoryBuffer.unfilled()
-        native = isinstance(buffer, HistoryBuffer) and type(buffer).update is HistoryBuffer.update
-        if native:
-            buffer.fed_by(bus.file)
-            cell = Cell(key, buffer, buffer._pending, resumed, bus.wants(key))
-        else:  # what the program put there itself keeps its own record
-            buffer.update(value, count)
-            cell = Cell(key, None, [], resumed, bus.wants(key))
-        self._log_scalars.put(key, buffer)
-        self._resumed_keys.setdefault(key, resumed)
-        if native and not bus.blocking:  # who has to wait for readers asks for that in a change
-            self._cells[key] = cell
-        return cell
-
-    def _forget_cells(self) -> None:
-        for cell in list(self._cells.values()):
-            cell.wanted = True  # a publisher may hold it already: whoever begins to read is to be woken
-        self._cells.clear()
-
-    def _fold(self) -> None:
-        """Bring the histories up to date as far as that is due; leave it to another thread that is at it."""
-        bus = self._bus
-        if bus.filing.acquire(blocking=False):
-            try:
-                bus.tidy()
-            finally:
-                bus.filing.release()
-        for cell in list(self._cells.values()):
-            if cell.buffer is not None and len(cell.pending) >= FIELDS * FOLD_AT:
-                cell.buffer.fold()
-
-    def _check_resumed(self, key: str, resumed: bool) -> None:
-        stored = self._resumed_keys.get(key, ABSENT)
-        if stored is not ABSENT and stored != resumed:
-            raise ResumedFlagError(key, stored, resumed)
-
-
-def _number_and_count(key: str, value: Any) -> tuple[float, int]:
-    """Return the number and the count that an item of ``update_scalars`` gives."""
-    count = 1
-    if isinstance(value, dict):
-        if "value" not in value:
-            raise ArgumentError(f"value must be defined in {value}")
-        count = sample_count(key, real_number(key, value.get("count", 1)))
-        value = value["value"]
-    return real_number(key, value), count

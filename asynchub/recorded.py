@@ -13,11 +13,11 @@ from pathlib import Path
 from asynchub.channels import Selection
 from asynchub.errors import JournalError
 from asynchub.events import Event, EventsDropped, Rewound
-from asynchub.history import Records
 from asynchub.journal.batches import Test, events_of
 from asynchub.journal.folder import find_journal
 from asynchub.journal.reading import Journaled, read_journal
 from asynchub.journal.recovering import recover
+from asynchub.ledger import Records
 from asynchub.past import past_events
 from asynchub.subscribers.jsonl import read_jsonl
 

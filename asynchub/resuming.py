@@ -91,6 +91,7 @@ class Resuming(Feed):
             ``run_id`` (32 hexadecimal digits), ``seq`` of the ``Marked`` and ``step``: a str and two ints.
         """
         marked = self.publish(Marked(states=self._attachments.control_states()))
+        self._bus.drain()  # or a journal has not got it yet, should the run be killed when the model is saved
         return {"run_id": self.run_id, "seq": marked.seq, "step": self._step}
 
     # --- the cut
@@ -176,6 +177,7 @@ class Resuming(Feed):
             WaitTimeoutError: one had not, in time.
         """
         deadline = deadline_in(timeout)
+        self._bus.drain(timeout)
         self._wait_here(self._catching_up(), deadline)
         cut = self._cut()
         self._wait_here(cut.ready, deadline)
@@ -193,6 +195,7 @@ class Resuming(Feed):
 
     def _load(self, state: Any, source: str | None) -> None:
         """Take in a state; ``source`` is what ``StateLoaded`` names, None to publish none."""
+        self._bus.drain()
         present = {*self._log_scalars, *self._runtime_info}
         scalars, infos, flags, extra, replacing = loadable(state, present, fresh=source != "dict")
         stop, stamps, newest, run_id = hub_part(scalars, extra)
@@ -251,6 +254,7 @@ class Resuming(Feed):
         """
         target = Target.of(path, keep)
         deadline = deadline_in(timeout)
+        self._bus.drain(timeout)
         self._wait_here(self._catching_up(), deadline)
         save = self._begin_save(target, registry)
         try:
@@ -272,6 +276,7 @@ class Resuming(Feed):
         """Do what ``save`` does without blocking the loop."""
         target = Target.of(path, keep)
         deadline = deadline_in(timeout)
+        await self._bus.drain_awaited(timeout)
         await self._wait_awaited(self._catching_up(), deadline)
         save = self._begin_save(target, registry)
         try:
@@ -362,7 +367,7 @@ class Resuming(Feed):
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("_instance_name", "_log_scalars", "_runtime_info", "_resumed_keys")
-        with self._bus.still():
+        with self._bus.drained_still():
             return {**{name: getattr(self, name) for name in names}, "_step": self._step}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ Threads: none of this locks; ``EventBus`` does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from asynchub.channels import Channel, Cursor, Selection
@@ -79,6 +79,17 @@ class Routing:
         if len(items) == ENTRY:
             return bool(routes[items[0].key, ScalarUpdated])
         return any(routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY]))
+
+    def any_wanted_by(self, items: Iterable[Any], channels: Collection[Channel]) -> bool:
+        """Tell whether one of these runs and other events goes to one of ``channels``."""
+        found: set[tuple[str, type[Event]]] = set()
+        for item in items:
+            if type(item) is tuple:
+                found.update((cell.key, ScalarUpdated) for cell in item[1][::ENTRY])
+            else:
+                found.add((item.key, type(item)))
+        routes = self._routes
+        return any(channel in channels for of in found for channel in routes[of])
 
     def sort(self, taken: Iterable[Any], again: bool) -> None:
         """Append runs and other events to the channels that want them.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from time import perf_counter as _clock
 from typing import Any
 
+from asynchub.channels import Channel
 from asynchub.errors import LagExceededError
 from asynchub.events import Event
 from asynchub.subscription import BATCH, Subscription
@@ -41,6 +42,11 @@ class SettledSubscription(Subscription):
         self._limit = 0  # position up to which the turn goes
         self._offered: list[Event] = []
         self._plain = self._keep is None and self._cursor.overflow != "latest"
+
+    @property
+    def channel(self) -> Channel | None:
+        """Where its events come from; None once it is closed."""
+        return self._cursor.channel
 
     def begin_turn(self) -> bool:
         """Offer what was collected so far; tell whether there is anything for the reader to do."""

@@ -101,11 +101,11 @@ class Subscription:
         self._busy_seconds = 0.0
         self._handed_at: float | None = None
         self._eager = False
-        self.last_seq = bus.seq
+        self.last_seq = bus.out
         """``seq`` of the newest event handed out, or before which nothing was to be handed out."""
 
         def begin() -> None:
-            self.last_seq = bus.seq if past_seq is None else past_seq
+            self.last_seq = bus.out if past_seq is None else past_seq
             if past is not None:
                 self._past = past()
 

@@ -11,6 +11,7 @@ from typing import Any
 from asynchub.bus import EventBus
 from asynchub.channels import SubscriptionStatistics
 from asynchub.errors import ArgumentError, LifecycleError, WaitTimeoutError
+from asynchub.loops import deadline_in, seconds_until
 from asynchub.runner import Attachment, OnError
 from asynchub.subscription import Subscription
 from asynchub.taps import Commit, Tap
@@ -133,15 +134,19 @@ class Tapping:
 
     def commit(self, timeout: float | None) -> None:
         """Wait until the disk has all that was published before the call; see ``MessageHub.commit``."""
+        deadline = deadline_in(timeout)
+        self._bus.drain(timeout)
         commit = self._commit()
-        if not commit.latch.wait(timeout):
+        if not commit.latch.wait(seconds_until(deadline)):
             raise WaitTimeoutError(f"the disk has not taken event {commit.seq} in {timeout} s")
         _raise_failure(commit)
 
     async def committed(self, timeout: float | None) -> None:
         """Do the same in this task."""
+        deadline = deadline_in(timeout)
+        await self._bus.drain_awaited(timeout)
         commit = self._commit()
-        if not await commit.latch.waited(timeout):
+        if not await commit.latch.waited(seconds_until(deadline)):
             raise WaitTimeoutError(f"the disk has not taken event {commit.seq} in {timeout} s")
         _raise_failure(commit)
 

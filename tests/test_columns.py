@@ -161,6 +161,13 @@ def test_what_has_no_form_that_is_the_same_everywhere_is_refused(array: np.ndarr
         encode_column(array)
 
 
+def test_a_numpy_number_among_objects_comes_back_as_pythons() -> None:
+    array = np.array([np.float64(1.5), 10**30, np.int8(-3), np.True_], object)
+    back = decode_column(encode_column(array), max_length=10, writable=False)
+    assert back.tolist() == [1.5, 10**30, -3, True]
+    assert [type(item) for item in back.tolist()] == [float, int, int, bool]
+
+
 def test_an_object_that_is_no_number_is_refused() -> None:
     with pytest.raises(UnsupportedTypeError):
         encode_column(np.array([1, None], object))

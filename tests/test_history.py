@@ -28,8 +28,8 @@ from asynchub.errors import (
     UnsupportedTypeError,
 )
 from asynchub.folding import FOLD_AT
-from asynchub.history import NO_STEP, HistoryBuffer, Records, allow_in_torch_load
-from asynchub.ledger import FIELDS, Ledger, numbers
+from asynchub.history import NO_STEP, HistoryBuffer, allow_in_torch_load
+from asynchub.ledger import FIELDS, Ledger, Records, numbers
 
 
 @pytest.fixture(autouse=True)
@@ -574,7 +574,7 @@ def test_a_history_is_no_container() -> None:
     assert not {"__len__", "__iter__", "__getitem__", "__contains__"} & set(dir(HistoryBuffer))
     assert HistoryBuffer() != HistoryBuffer()
     assert hash(HistoryBuffer()) is not None
-    assert module.__all__ == ("NO_STEP", "FrozenHistory", "HistoryBuffer", "Records", "allow_in_torch_load")
+    assert module.__all__ == ("NO_STEP", "FrozenHistory", "HistoryBuffer", "allow_in_torch_load")
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 5, 1000])

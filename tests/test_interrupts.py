@@ -15,9 +15,10 @@ from asynchub import MessageHub, StopRequested
 from asynchub.bus import EventBus
 from asynchub.live import LiveDict
 from asynchub.record import Record
+from asynchub.recording import Recording
 from tests.interrupting import Interrupt, codes_of, interrupted
 
-CODE = codes_of(Record, LiveDict, EventBus)
+CODE = codes_of(Record, Recording, LiveDict, EventBus)
 OUTSIDE = {Record._let_go.__code__, EventBus.attend.__code__}  # clean-up itself, and what comes after the update
 
 

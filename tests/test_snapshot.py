@@ -33,7 +33,7 @@ from asynchub.errors import (
     UnsupportedTypeError,
     UnsupportedTypesError,
 )
-from asynchub.history import Records
+from asynchub.ledger import Records
 from asynchub.snapshot import CHUNK, HEAD_SIZE, MAGIC, TAIL_SIZE, read_head, read_snapshot, write_snapshot
 from tests.snapshot_files import sealed
 
@@ -314,7 +314,7 @@ def test_a_foreign_file_is_refused(path: Path) -> None:
 KILLED_AT_EVERY_CALL = """
 import os, signal, sys
 import numpy as np
-from asynchub.history import Records
+from asynchub.ledger import Records
 from asynchub.snapshot import read_snapshot, write_snapshot
 path = sys.argv[1]
 

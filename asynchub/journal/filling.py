@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from asynchub.columns import Array
-from asynchub.history import Records
 from asynchub.journal.batches import PIECE, Batch, Scalars
+from asynchub.ledger import Records
 
 __all__ = ("past_batches",)
 

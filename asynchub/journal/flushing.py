@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -117,6 +117,7 @@ class Flushing(Tap):
             if not self._open:
                 return
         degraded, before = self._degraded, self._durable_seq
+        asked = set(self._commits)  # who asks later is not answered by what this attempt finds
         error: Exception | None = None
         try:
             with self._io:
@@ -132,7 +133,7 @@ class Flushing(Tap):
                 error = self._restore()
         except Exception as failure:  # as in `_make_room`
             self._degrade(failure)
-        self._end_commits(error)
+        self._end_commits(error, asked)
         self._tell()
 
     def _write(self, last: bool = False) -> int:
@@ -151,7 +152,7 @@ class Flushing(Tap):
                 bus.number()
                 if not bus.fill():
                     self._write_past_tail()
-                gathered = self._taking.gather(bus.seq)
+                gathered = self._taking.gather(bus.out)
                 self._swap()
                 if last:
                     bus.tap_with(None)
@@ -167,7 +168,7 @@ class Flushing(Tap):
         self._store(None)
         try:
             bus.fill()
-            self._give(self._taking.gather(bus.seq))
+            self._give(self._taking.gather(bus.out))
             self._writer.write()
         finally:
             self._store(self._tail)
@@ -188,8 +189,8 @@ class Flushing(Tap):
         """Go on in the other half of the tail: what is in it is in a segment. With the hub's lock."""
         bus = self._bus
         if self._tail is not None and self._degraded is None:
-            self._tail.swap(bus.seq)
-            bus.tapped = bus.seq  # what has no `seq` yet is to be in this half too, before the other one is used again
+            self._tail.swap(bus.out)
+            bus.tapped = bus.out  # what has no `seq` yet is to be in this half too, before the other one is used again
             bus.fill()
 
     def _degrade(self, error: Exception) -> None:
@@ -207,7 +208,7 @@ class Flushing(Tap):
         with self._io, self._bus.lock:
             self._bus.number()
             self._bus.fill()
-            self._give(self._taking.gather(self._bus.seq))
+            self._give(self._taking.gather(self._bus.out))
             self._writer.write()
             self._degraded = None
             self._store(self._tail)
@@ -226,11 +227,13 @@ class Flushing(Tap):
             except Exception:  # e.g. a reader with `overflow="block"` that has no room
                 logger.exception("%s: this could not be published", self.path)
 
-    def _end_commits(self, error: Exception | None) -> None:
-        """Tell those who wait for the disk; of what is not there yet, only if it refuses, or with an ``error``."""
+    def _end_commits(self, error: Exception | None, asked: Collection[Commit]) -> None:
+        """Tell those who wait for the disk; of what is not there yet, if it refuses, the ``asked`` only."""
         if error is None and self._degraded is not None:
             error = JournalError(f"{self.path} is not on the disk: {self._degraded}")
-        while self._commits and (error is not None or self._commits[0].seq <= self._durable_seq):
+        while self._commits and (
+            self._commits[0].seq <= self._durable_seq or (error is not None and self._commits[0] in asked)
+        ):
             commit = self._commits.popleft()
             commit.end(error if commit.seq > self._durable_seq or self._degraded is None else None)
 
@@ -262,7 +265,7 @@ class Flushing(Tap):
             self._hub._base_seq = self._gathered_seq if error is None else self._durable_seq
             self._open = False
         self._failure = error
-        self._end_commits(error)
+        self._end_commits(error, self._commits)
         if self._tail is not None:
             self._tail.close()
         self._lock.release()

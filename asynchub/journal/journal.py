@@ -132,7 +132,7 @@ class Journal(Flushing):
         self._begin(hub, lock, writer, found.last_seq)
         bus = self._bus
         self._pid = os.getpid()
-        with self._io, bus.still():
+        with bus.drained_still(before=self._io):
             recorded, infos, rewound, shift = catch_up(hub, found.last_seq)
             removed = removed_infos(hub, found)
             self._taking = Taking(self.path, hub, self._registry or hub.registry, put_nothing, put_nothing)
@@ -216,7 +216,7 @@ class Journal(Flushing):
         bus = self._bus
         with bus.lock:
             bus.number()
-            commit = Commit(bus.seq)
+            commit = Commit(bus.out)
             is_open = self._open
             if is_open:
                 self._commits.append(commit)

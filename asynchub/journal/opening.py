@@ -8,11 +8,11 @@ from typing import Any
 
 from asynchub.errors import JournalError
 from asynchub.events import InfoRemoved, InfoUpdated, Rewound
-from asynchub.history import Records
 from asynchub.journal.batches import RESUMED, UNSTORED, decode_event
 from asynchub.journal.folder import repair
 from asynchub.journal.reading import Journaled, read_journal
 from asynchub.journal.writing import SegmentWriter, built
+from asynchub.ledger import Records
 from asynchub.statefile import flush, flush_folder
 
 __all__ = ("Past", "catch_up", "open_segments", "removed_infos")

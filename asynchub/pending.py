@@ -1,0 +1,207 @@
+"""Values that are still on their way from a device: what stands for them meanwhile, and who brings them.
+
+A publisher hands a tensor to the courier of its device, which takes the value as it is then, and gets a ``Pending`` for
+it. Values travel together, in flights. When a flight has landed, each hub that waits for a value in it is told.
+
+Threads: any thread may hand over tensors; a courier lands flights in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from asynchub.errors import DeviceLostError
+from asynchub.loops import Latch
+
+__all__ = (
+    "Courier",
+    "DeviceStatistics",
+    "Flight",
+    "Holder",
+    "Pending",
+    "batch",
+    "batching",
+    "courier_for",
+    "couriers",
+    "couriers_from",
+    "hasten",
+    "is_landing",
+    "landing_here",
+    "on_device",
+)
+
+
+class Holder(Protocol):
+    """Who waits for values."""
+
+    def let_out(self) -> None:
+        """Look which of them have come."""
+
+
+class Flight:
+    """Values on their way, in one piece.
+
+    Attributes:
+        values: they, once they are there.
+        error: why they never will be.
+        landed: set when there are values or an error.
+        holders: whom to tell.
+        shipped: whether it takes no more values.
+    """
+
+    __slots__ = ("error", "holders", "landed", "shipped", "values")
+
+    def __init__(self) -> None:
+        self.values: Sequence[Any] = ()
+        self.error: DeviceLostError | None = None
+        self.landed = Latch()
+        self.holders: list[Holder] = []
+        self.shipped = False
+
+
+class Pending:
+    """Stands for one value of a flight.
+
+    Attributes:
+        flight: the flight.
+        index: which of its values.
+        convert: makes what ``.item()`` gives of what travelled; None if that is the same.
+    """
+
+    __slots__ = ("convert", "flight", "index")
+
+    def __init__(self, flight: Flight, index: int, convert: Callable[[Any], int | float] | None) -> None:
+        self.flight = flight
+        self.index = index
+        self.convert = convert
+
+    def value(self) -> int | float:
+        """Return the value; call when the flight has landed, with values."""
+        value: int | float = self.flight.values[self.index]
+        return value if self.convert is None else self.convert(value)
+
+
+class DeviceStatistics(NamedTuple):
+    """How values of one device come, in this process, whatever hub they are for.
+
+    Attributes:
+        device: the device, e.g. ``"cuda:0"``.
+        taken: values handed over so far.
+        landed: those that came, or are lost.
+        flights: pieces they came in.
+        rows: pieces there is memory for at once.
+        stalls: how often a publisher had to wait because all of them were under way.
+        lost: whether the device has failed.
+    """
+
+    device: str
+    taken: int
+    landed: int
+    flights: int
+    rows: int
+    stalls: int
+    lost: bool
+
+
+class Courier(ABC):
+    """Brings the values of one device. Any thread."""
+
+    @abstractmethod
+    def check(self, key: str, tensor: Any) -> Any:
+        """Return a tensor, or what of it is to be handed over, if that can be done now.
+
+        Raises:
+            NotAScalarError: it is not exactly one real number that is here.
+            GraphCaptureError: a graph is being captured.
+            DeviceLostError: the device has failed.
+        """
+
+    @abstractmethod
+    def take(self, tensors: Sequence[Any], holder: Holder) -> list[Pending] | None:
+        """Take the values of tensors, checked, as they are now, for ``holder``.
+
+        Returns:
+            What stands for each; None amid another ``take`` of this very thread, which a signal handler broke into.
+
+        Raises:
+            DeviceLostError: the device has failed.
+        """
+
+    @abstractmethod
+    def ship(self) -> None:
+        """Have what was taken brought, now."""
+
+    @abstractmethod
+    def statistics(self) -> DeviceStatistics:
+        """Return how it is doing."""
+
+
+_sources: list[Callable[[Any], Courier]] = []
+_couriers: dict[Any, Courier] = {}
+_batches = threading.local()
+_landings = threading.local()
+
+
+def couriers_from(source: Callable[[Any], Courier]) -> None:
+    """Have ``source`` make the courier of each device; called by ``asynchub.devices``."""
+    _sources[:] = [source]
+    _couriers.clear()
+
+
+def courier_for(device: Any) -> Courier:
+    """Return the courier of a device: of a ``torch.device``, or what looks like one."""
+    courier = _couriers.get(device)
+    if courier is None:
+        if not _sources:
+            importlib.import_module("asynchub.devices")  # which is in a room above this one, and loads torch
+        courier = _couriers[device] = _sources[0](device)
+    return courier
+
+
+def couriers() -> list[Courier]:
+    """Return the couriers there are."""
+    return list(dict.fromkeys(_couriers.values()))
+
+
+def hasten() -> None:
+    """Have all that was taken from devices brought now, also amid a batch."""
+    for courier in couriers():
+        courier.ship()
+
+
+def landing_here() -> None:
+    """Say that this thread is where values land: it must not wait for them."""
+    _landings.here = True
+
+
+def is_landing() -> bool:
+    """Tell whether values land in this thread."""
+    return getattr(_landings, "here", False)
+
+
+def batching() -> bool:
+    """Tell whether this thread is inside of ``batch``."""
+    return getattr(_batches, "depth", 0) > 0
+
+
+@contextmanager
+def batch() -> Iterator[None]:
+    """Let what this thread publishes from devices travel together, and leave at the end; nests."""
+    _batches.depth = getattr(_batches, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _batches.depth -= 1
+        if not _batches.depth:
+            hasten()
+
+
+def on_device(value: Any) -> bool:
+    """Tell whether a value is a tensor that is not in this process's memory."""
+    kind = getattr(getattr(value, "device", None), "type", "cpu")
+    return kind != "cpu" and kind != "meta"
