@@ -23,7 +23,7 @@ from asynchub.filing import Run
 from asynchub.loops import Latch
 from asynchub.pending import Pending, hasten, is_landing
 
-__all__ = ("Holding", "first_seq")
+__all__ = ("VALUE", "Holding", "first_seq")
 
 logger = logging.getLogger("asynchub")
 VALUE = 3
@@ -44,6 +44,7 @@ class Holding(ABC):
         held: runs of entries and other events, in order, the first of which waits for a value.
         lock: see ``Intake``, as for ``seq`` and ``busy``.
         lost: why a value was lost, until somebody was told.
+        gates: of each closed gate, the thread that closed it, and a latch that is set when it is opened.
     """
 
     lock: threading.RLock
@@ -57,7 +58,7 @@ class Holding(ABC):
         self.lost: DeviceLostError | None = None
         self._passing: tuple[deque[Run | Event], int] | None = None
         self._waiting: list[tuple[int, Latch]] = []
-        self._gates: list[tuple[int, Latch]] = []
+        self.gates: list[tuple[int, Latch]] = []
         for item in held:
             if type(item) is tuple:
                 seq, items = item
@@ -172,7 +173,7 @@ class Holding(ABC):
         if not indices:
             return ((seq, items),)
         for index in indices:
-            if not items[index].flight.landed.is_set:
+            if not items[index].flight.landed:
                 return None
         items = items[:]
         parts: list[Run | Event] = []
@@ -251,18 +252,18 @@ class Holding(ABC):
     def gate(self) -> Iterator[None]:
         """Have other threads wait before they publish from devices; those that have begun to do not."""
         gate = (threading.get_ident(), Latch())
-        self._gates.append(gate)
+        self.gates.append(gate)
         try:
             yield
         finally:
-            self._gates.remove(gate)
+            self.gates.remove(gate)
             gate[1].set()
 
     def wait_at_gate(self) -> None:
         """Wait until no other thread has the gate closed; does not wait for what this thread would keep closed."""
         here = threading.get_ident()
-        while self._gates and not any(thread == here for thread, _ in self._gates):
-            for _, latch in self._gates[:]:
+        while self.gates and not any(thread == here for thread, _ in self.gates):
+            for _, latch in self.gates[:]:
                 latch.wait(None)
 
 

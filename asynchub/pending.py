@@ -49,19 +49,31 @@ class Flight:
     Attributes:
         values: they, once they are there.
         error: why they never will be.
-        landed: set when there are values or an error.
+        landed: whether there are values or an error.
         holders: whom to tell.
-        shipped: whether it takes no more values.
     """
 
-    __slots__ = ("error", "holders", "landed", "shipped", "values")
+    __slots__ = ("_latch", "error", "holders", "landed", "values")
 
     def __init__(self) -> None:
         self.values: Sequence[Any] = ()
         self.error: DeviceLostError | None = None
-        self.landed = Latch()
+        self.landed = False
         self.holders: list[Holder] = []
-        self.shipped = False
+        self._latch: Latch | None = None  # made when somebody waits
+
+    def land(self, values: Sequence[Any], error: DeviceLostError | None = None) -> None:
+        """Say that the values are here, or why they never will be."""
+        self.values, self.error = values, error
+        self.landed = True
+        if self._latch is not None:
+            self._latch.set()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until it has landed, at most ``timeout`` seconds; tell whether it has."""
+        if self._latch is None:
+            self._latch = Latch()
+        return self.landed or self._latch.wait(timeout)
 
 
 class Pending:
@@ -112,14 +124,22 @@ class Courier(ABC):
     """Brings the values of one device. Any thread."""
 
     @abstractmethod
-    def check(self, key: str, tensor: Any) -> Any:
-        """Return a tensor, or what of it is to be handed over, if that can be done now.
+    def check(self, keys: Sequence[str], tensors: Sequence[Any]) -> list[Any]:
+        """Return of tensors, at least one, what is to be handed over, if that can be done now.
+
+        Args:
+            keys: what they are for; named in errors.
+            tensors: they.
 
         Raises:
-            NotAScalarError: it is not exactly one real number that is here.
+            NotAScalarError: one is not exactly one real number that is here.
             GraphCaptureError: a graph is being captured.
             DeviceLostError: the device has failed.
         """
+
+    @abstractmethod
+    def take_one(self, key: str, tensor: Any, holder: Holder) -> Pending | None:
+        """Check and take one; in the usual case only, and then faster. None, and nothing is done, in any other."""
 
     @abstractmethod
     def take(self, tensors: Sequence[Any], holder: Holder) -> list[Pending] | None:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from asynchub.errors import ArgumentError, UnknownScalarError
 from asynchub.events import InfoRemoved, InfoUpdated
 from asynchub.history import HistoryBuffer
+from asynchub.holding import VALUE
 from asynchub.live import Cell, LiveDict
 from asynchub.pending import on_device
 from asynchub.recording import NUMBERS, Recording, scalar_and_count
@@ -151,23 +152,29 @@ class Record(Recording):
         step = self._step if step is None else checked_step(step)
         cells, now = self._cells, _now()
         entries: list[Any] = []
+        tensors: list[tuple[int, str, Any]] = []
         wanted = False
         for key, value in log_dict.items():
             count = 1
             cell = cells.get(key)
             if type(value) is not float:
                 value, count = scalar_and_count(key, value)
-            if cell is None or cell.resumed is not resumed or type(value) not in NUMBERS:
-                self._publish_any(
-                    [(key, *scalar_and_count(key, value)) for key, value in log_dict.items()], resumed, step
-                )
-                return
+                if type(value) not in NUMBERS:
+                    tensors.append((len(entries) + VALUE, key, value))
+            if cell is None or cell.resumed is not resumed:
+                break
             wanted = wanted or cell.wanted
             entries += (cell, now, step, value, count)
-        bus = self._bus
-        self._entries += entries
-        if len(self._entries) >= (bus.alarm if wanted else bus.chores):
-            bus.attend()
+        else:
+            if not tensors:
+                bus = self._bus
+                self._entries += entries
+                if len(self._entries) >= (bus.alarm if wanted else bus.chores):
+                    bus.attend()
+                return
+            if self._publish_known(entries, tensors):
+                return
+        self._publish_any([(key, *scalar_and_count(key, value)) for key, value in log_dict.items()], resumed, step)
 
     def probe(self, key: str, *, resumed: bool = True) -> Callable[..., None]:
         """Return ``update_scalar`` bound to ``key``, for hot loops: ``probe(value, count=1, *, step=None)``.

@@ -7,6 +7,7 @@ Waiting: none, unless another thread takes a state at that moment; see ``asynchu
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import OrderedDict
 from typing import Any
@@ -42,52 +43,84 @@ class Recording(Publishing):
 
     def _publish_tensor(self, key: str, tensor: Any, count: Any, resumed: bool, step: int | None) -> None:
         """Publish what a tensor on a device holds; arguments as of ``update_scalar``, unchecked."""
-        courier = courier_for(tensor.device)
-        checked = courier.check(key, tensor)
-        if type(count) is not int:
-            count = sample_count(key, count)
-        step = self._step if step is None else checked_step(step)
+        if type(count) is not int or type(key) is not str or (step is not None and type(step) is not int):
+            courier_for(tensor.device).check((key,), (tensor,))  # what is wrong with the value is said first
+            count, step = sample_count(key, count), None if step is None else checked_step(step)
+        if step is None:
+            step = self._step
+        elif not -(2**63) < step < 2**63:
+            step = checked_step(step)
         cell = self._cells.get(checked_key(key))
         bus = self._bus
-        if cell is None or cell.resumed is not resumed or bus._gates:
-            self._publish_any([(key, tensor, count)], resumed, step)
-            return
-        pending = courier.take((checked,), bus)
-        if pending is None:
-            self._publish_any([(key, real_number(key, tensor), count)], resumed, step)
-            return
-        entry = [cell, _now(), step, pending[0], count]
-        self._change(lambda: bus.hold(entry), None)
-        if pending[0].flight.landed.is_set:
-            bus.let_out()
+        if cell is not None and cell.resumed is resumed and not bus.gates:
+            pending = courier_for(tensor.device).take_one(key, tensor, bus)
+            if pending is not None:
+                entry = [cell, _now(), step, pending, count]
+                self._change(lambda: bus.hold(entry), None)
+                if pending.flight.landed:
+                    bus.let_out()  # or nobody does; what lands after this is let out by who lands it
+                return
+        self._publish_any([(key, tensor, count)], resumed, step)
+
+    def _publish_known(self, entries: list[Any], tensors: list[tuple[int, str, Any]]) -> bool:
+        """Publish entries whose keys the fast path knows, some of which have tensors.
+
+        Args:
+            entries: the entries; at the place of each tensor anything.
+            tensors: of each its index in ``entries``, its key, and itself.
+
+        Returns:
+            False, and nothing is published, if that has to be done in another way.
+        """
+        bus = self._bus
+        device = tensors[0][2].device
+        if any(tensor.device != device for _, _, tensor in tensors):
+            return False
+        courier = courier_for(device)
+        checked = courier.check([key for _, key, _ in tensors], [tensor for _, _, tensor in tensors])
+        taken = None if bus.gates else courier.take(checked, bus)
+        if taken is None:
+            return False
+        for (index, _, _), pending in zip(tensors, taken, strict=True):
+            entries[index] = pending
+        self._hold(entries, taken)
+        return True
+
+    def _hold(self, entries: list[Any], taken: list[Pending]) -> None:
+        bus = self._bus
+        self._change(functools.partial(bus.hold, entries), None)
+        if any(pending.flight.landed for pending in (taken[0], taken[-1])):
+            bus.let_out()  # as in `_publish_tensor`
 
     def _publish_any(self, items: list[tuple[str, Any, int]], resumed: bool, step: int) -> None:
         """Publish numbers and tensors, as one update: check all, take the values, publish."""
         of_couriers: dict[Courier, list[int]] = {}
         values = [value for _, value, _ in items]
-        tensors: dict[int, Any] = {}
         for index, (key, value, _) in enumerate(items):
             self._check_resumed(checked_key(key), resumed)
-            if type(value) in NUMBERS:
-                continue
-            courier = courier_for(value.device)
-            tensors[index] = courier.check(key, value)
-            buffer = self._log_scalars.get(key, ABSENT)
-            if buffer is ABSENT or _is_native(buffer):
-                of_couriers.setdefault(courier, []).append(index)
-            else:  # which takes numbers
-                values[index] = real_number(key, value)
+            if type(value) not in NUMBERS:
+                of_couriers.setdefault(courier_for(value.device), []).append(index)
+        checked = {
+            courier: courier.check([items[index][0] for index in indices], [values[index] for index in indices])
+            for courier, indices in of_couriers.items()
+        }
         bus = self._bus
         if of_couriers:
             bus.wait_at_gate()
+        pendings: list[Pending] = []
         for courier, indices in of_couriers.items():
-            taken = courier.take([tensors[index] for index in indices], bus)
+            taken = courier.take(checked[courier], bus)
             for place, index in enumerate(indices):
-                values[index] = real_number(items[index][0], values[index]) if taken is None else taken[place]
+                key = items[index][0]
+                if taken is None or not _is_native(self._log_scalars.get(key, ABSENT)):
+                    values[index] = real_number(key, values[index])  # waits
+                else:
+                    values[index] = taken[place]
+            pendings += taken or ()
         self._admit_and_publish(
             [(key, value, count) for (key, _, count), value in zip(items, values, strict=True)], resumed, step
         )
-        if any(type(value) is Pending and value.flight.landed.is_set for value in values):
+        if any(pending.flight.landed for pending in pendings):
             bus.let_out()
 
     def _admit_and_publish(self, items: list[tuple[str, Any, int]], resumed: bool, step: int | None) -> None:
@@ -152,8 +185,8 @@ class Recording(Publishing):
 
 
 def _is_native(buffer: object) -> bool:
-    """Tell whether a history lets the log record for it."""
-    return isinstance(buffer, HistoryBuffer) and type(buffer).update is HistoryBuffer.update
+    """Tell whether a history lets the log record for it, as one that is ``ABSENT`` will."""
+    return buffer is ABSENT or (isinstance(buffer, HistoryBuffer) and type(buffer).update is HistoryBuffer.update)
 
 
 def scalar_and_count(key: str, value: Any) -> tuple[Any, int]:

@@ -21,8 +21,8 @@ from typing import Any
 
 from asynchub.devices.backends import SLOTS, Backend
 from asynchub.devices.checking import plain_tensor
+from asynchub.devices.loads import Load, LoadedLane
 from asynchub.errors import DeviceLostError, GraphCaptureError, NotAScalarError
-from asynchub.loops import Latch
 from asynchub.pending import Courier, DeviceStatistics, Flight, Holder, Pending, batching, couriers, landing_here
 
 __all__ = ("RowCourier",)
@@ -42,28 +42,6 @@ EXIT = 5.0
 Convert = Callable[[Any], int | float]
 
 
-class _Load:
-    """A row with values; ``due`` if it is to be shipped before the batch ends that it was begun in."""
-
-    __slots__ = ("due", "flight", "lane", "row", "size", "stream")
-
-    def __init__(self, lane: _Lane, row: Any, stream: Any) -> None:
-        self.lane = lane
-        self.row = row
-        self.stream = stream
-        self.flight = Flight()
-        self.size = 0
-        self.due = False
-
-
-class _Lane:
-    def __init__(self, kind: Hashable) -> None:
-        self.kind = kind
-        self.open: _Load | None = None
-        self.free: list[Any] = []
-        self.rows = 0
-
-
 class RowCourier(Courier):
     """Brings the values of one device.
 
@@ -78,16 +56,16 @@ class RowCourier(Courier):
         self._why = ""  # it is lost
         self._cause: Exception | None = None
         self._taken = self._landed = self._flights = self._stalls = 0
-        self._of_dtype: dict[Any, tuple[_Lane, Convert | None]] = {}
+        self._of_dtype: dict[Any, tuple[LoadedLane, Convert | None]] = {}
         self._graveyard: list[Any] = []
         self._begin()
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._busy = self._ending = False
-        self._lanes: dict[Hashable, _Lane] = {}
+        self._lanes: dict[Hashable, LoadedLane] = {}
         self._of_dtype.clear()
-        self._afloat: deque[_Load] = deque()
+        self._afloat: deque[Load] = deque()
         self._thread: threading.Thread | None = None
 
     def forked(self) -> None:
@@ -98,24 +76,66 @@ class RowCourier(Courier):
 
     # --- taking
 
-    def check(self, key: str, tensor: Any) -> Any:
-        """Return of a tensor what is to be handed over; see ``Courier.check``."""
+    def check(self, keys: Sequence[str], tensors: Sequence[Any]) -> list[Any]:
+        """Return of tensors what is to be handed over; see ``Courier.check``."""
         if self._why:
             raise self._error()
-        plain = plain_tensor(key, tensor)
-        if plain.dtype not in self._of_dtype:
-            lane = self._backend.lane(plain.dtype)
-            if lane is None:
-                raise NotAScalarError(key, tensor, f"{plain.dtype} holds no real numbers; take .real or .abs(), say")
-            with self._lock:
-                self._of_dtype[plain.dtype] = self._lanes.setdefault(lane.kind, _Lane(lane.kind)), lane.convert
+        plain = list(map(plain_tensor, keys, tensors))
+        for key, tensor in zip(keys, plain, strict=True):
+            if tensor.dtype not in self._of_dtype:
+                lane = self._backend.lane(tensor.dtype)
+                if lane is None:
+                    advice = f"{tensor.dtype} holds no real numbers; take .real or .abs(), say"
+                    raise NotAScalarError(key, tensor, advice)
+                with self._lock:
+                    self._of_dtype[tensor.dtype] = (
+                        self._lanes.setdefault(lane.kind, LoadedLane(lane.kind)),
+                        lane.convert,
+                    )
         if self._backend.capturing():
-            raise GraphCaptureError(key)
+            raise GraphCaptureError(keys[0])
         return plain
+
+    def take_one(self, key: str, tensor: Any, holder: Holder) -> Pending | None:
+        """Check and take one, in the usual case; see ``Courier.take_one``."""
+        plain = plain_tensor(key, tensor)
+        backend = self._backend
+        with self._lock:
+            found = self._of_dtype.get(plain.dtype)
+            if self._busy or found is None or self._why or backend.capturing():
+                return None
+            try:
+                self._busy = True  # before anything is looked at: a signal handler may publish, too
+                lane, convert = found
+                load, stream = lane.open, backend.stream()
+                if load is None and lane.free:
+                    load = lane.open = Load(lane, lane.free.pop(), stream)
+                if load is None or load.size == SLOTS or load.shipped or load.stream != stream:
+                    return None
+                size = load.size
+                backend.put(load.row, size, (plain,), stream)
+                if holder not in load.holders:
+                    load.holders.append(holder)
+                load.size = size + 1
+                self._taken += 1
+                due = not batching()
+                load.due = load.due or due
+                if due and len(self._afloat) < ENOUGH:
+                    self._ship(lane)
+                pending = Pending(load, size, convert)
+            except Exception as error:
+                if not backend.is_loss(error):
+                    raise
+                return None  # the slow way finds it, too, and says it
+            finally:
+                self._busy = False
+        if self._thread is None:
+            self._start()
+        return pending
 
     def take(self, tensors: Sequence[Any], holder: Holder) -> list[Pending] | None:
         """Take the values of tensors; see ``Courier.take``."""
-        taken: dict[int, Pending] = {}
+        taken: list[Pending | None] = [None] * len(tensors)
         told: list[Holder] = []
         while True:
             with self._lock:
@@ -125,8 +145,9 @@ class RowCourier(Courier):
                     break
                 try:
                     self._busy = True
-                    full = self._take(tensors, holder, taken)
-                    if full is None and not batching():
+                    due = not batching()
+                    full = self._take(tensors, holder, taken, due)
+                    if full is None and due:
                         self._ship_soon()
                 except Exception as error:
                     if not self._backend.is_loss(error):
@@ -137,7 +158,7 @@ class RowCourier(Courier):
                     self._busy = False
             self._start()
             if full is None:
-                return [taken[index] for index in range(len(tensors))]
+                return taken  # type: ignore[return-value]  # none is missing
             self._stalls += 1
             full.wait(None)
         self._tell(told)
@@ -148,52 +169,54 @@ class RowCourier(Courier):
         error.__cause__ = self._cause
         return error
 
-    def _take(self, tensors: Sequence[Any], holder: Holder, taken: dict[int, Pending]) -> Latch | None:
-        """Put what is not ``taken`` yet into rows; return a latch to wait for if there is none left."""
+    def _take(self, tensors: Sequence[Any], holder: Holder, taken: list[Pending | None], due: bool) -> Flight | None:
+        """Put what is not ``taken`` yet into rows; return what to wait for if there is none left."""
         stream = self._backend.stream()
+        of_dtype = self._of_dtype
         if len(tensors) == 1:
-            lane, convert = self._of_dtype[tensors[0].dtype]
-            return self._fill(lane, stream, [(0, tensors[0], convert)], holder, taken)
-        of_lanes: dict[_Lane, list[tuple[int, Any, Convert | None]]] = {}
+            return self._fill(of_dtype[tensors[0].dtype][0], stream, [0], tensors, holder, taken, due)
+        of_lanes: dict[LoadedLane, list[int]] = {}
         for index, tensor in enumerate(tensors):
-            if index not in taken:
-                lane, convert = self._of_dtype[tensor.dtype]
-                of_lanes.setdefault(lane, []).append((index, tensor, convert))
-        for lane, values in of_lanes.items():
-            full = self._fill(lane, stream, values, holder, taken)
+            if taken[index] is None:
+                of_lanes.setdefault(of_dtype[tensor.dtype][0], []).append(index)
+        for lane, indices in of_lanes.items():
+            full = self._fill(lane, stream, indices, tensors, holder, taken, due)
             if full is not None:
                 return full
         return None
 
     def _fill(
         self,
-        lane: _Lane,
+        lane: LoadedLane,
         stream: Any,
-        values: list[tuple[int, Any, Convert | None]],
+        indices: list[int],
+        tensors: Sequence[Any],
         holder: Holder,
-        taken: dict[int, Pending],
-    ) -> Latch | None:
-        while values:
+        taken: list[Pending | None],
+        due: bool,
+    ) -> Flight | None:
+        while indices:
             load = self._opened(lane)
             if load is None or load.size == SLOTS or load.stream != stream:
                 if load is not None:
                     self._ship(lane)
                 if not lane.free and not self._grow(lane):
-                    return self._afloat[0].flight.landed
-                load = lane.open = _Load(lane, lane.free.pop(), stream)
-            some, values = values[: SLOTS - load.size], values[SLOTS - load.size :]
-            self._backend.put(load.row, load.size, [tensor for _, tensor, _ in some], stream)
-            flight, size = load.flight, load.size
-            if holder not in flight.holders:
-                flight.holders.append(holder)
+                    return self._afloat[0]
+                load = lane.open = Load(lane, lane.free.pop(), stream)
+            size = load.size
+            some, indices = indices[: SLOTS - size], indices[SLOTS - size :]
+            self._backend.put(load.row, size, [tensors[index] for index in some], stream)
+            if holder not in load.holders:
+                load.holders.append(holder)
             load.size += len(some)
-            for number, (index, _, convert) in enumerate(some, size):
-                taken[index] = Pending(flight, number, convert)
+            of_dtype = self._of_dtype
+            for number, index in enumerate(some, size):
+                taken[index] = Pending(load, number, of_dtype[tensors[index].dtype][1])
             self._taken += len(some)
-            load.due = load.due or not batching()
+            load.due = load.due or due
         return None
 
-    def _grow(self, lane: _Lane) -> bool:
+    def _grow(self, lane: LoadedLane) -> bool:
         """Make more rows; False if there are enough."""
         more = min(max(lane.rows, FEWEST), MOST - lane.rows)
         if more <= 0:
@@ -204,21 +227,21 @@ class RowCourier(Courier):
 
     # --- shipping
 
-    def _opened(self, lane: _Lane) -> _Load | None:
+    def _opened(self, lane: LoadedLane) -> Load | None:
         """Return the open row, once the shipping of it that an exception broke off is done."""
         load = lane.open
-        if load is not None and load.flight.shipped:
-            if load not in self._afloat and not load.flight.landed.is_set:
+        if load is not None and load.shipped:
+            if load not in self._afloat and not load.landed:
                 self._afloat.append(load)
             lane.open = load = None
         return load
 
-    def _ship(self, lane: _Lane) -> None:
+    def _ship(self, lane: LoadedLane) -> None:
         load = self._opened(lane)
         if load is None or not load.size:
             return
         self._backend.ship(load.row, load.size)
-        load.flight.shipped = True
+        load.shipped = True
         self._afloat.append(load)
         lane.open = None
 
@@ -285,7 +308,7 @@ class RowCourier(Courier):
             else:
                 time.sleep(POLL)
 
-    def _land(self, load: _Load) -> None:
+    def _land(self, load: Load) -> None:
         """Wait for a row, and give its values to those who wait for them."""
         try:
             self._backend.wait(load.row)
@@ -293,17 +316,16 @@ class RowCourier(Courier):
             with self._lock:
                 if not self._afloat or self._afloat[0] is not load:  # it was given up meanwhile
                     return
-                load.flight.values = values
                 self._afloat.popleft()
-                load.flight.landed.set()
+                load.land(values)
                 load.lane.free.append(load.row)
                 self._landed += load.size
                 self._flights += 1
-                told = load.flight.holders
+                told = load.holders
                 self._ship_soon()
         except Exception as error:
             with self._lock:
-                told = [*load.flight.holders, *self._lose(error)]
+                told = [*load.holders, *self._lose(error)]
         self._tell(dict.fromkeys(told))
 
     def _lose(self, error: Exception, why: str = "failed") -> list[Holder]:
@@ -318,10 +340,9 @@ class RowCourier(Courier):
         self._graveyard += loads
         for load in loads:
             self._landed += load.size
-            load.flight.error = lost
-            load.flight.landed.set()
+            load.land((), lost)
         logger.error("%s", lost, exc_info=error)
-        return list(dict.fromkeys(holder for load in loads for holder in load.flight.holders))
+        return list(dict.fromkeys(holder for load in loads for holder in load.holders))
 
     def _tell(self, holders: Iterable[Holder]) -> None:
         for holder in list(holders):
@@ -337,7 +358,7 @@ class RowCourier(Courier):
         self.ship()
         deadline = time.monotonic() + timeout
         for load in list(self._afloat):
-            if not load.flight.landed.wait(max(deadline - time.monotonic(), 0.0)):
+            if not load.wait(max(deadline - time.monotonic(), 0.0)):
                 with self._lock:
                     lost = self._lose(TimeoutError(f"no answer in {timeout:.0f} s"), "was given up at exit")
                 self._tell(lost)
