@@ -34,7 +34,7 @@ def _lanes() -> dict[torch.dtype, Lane]:
     lanes: dict[torch.dtype, Lane] = {}
     for name in dir(torch):
         dtype = getattr(torch, name)
-        if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize <= 8:
+        if isinstance(dtype, torch.dtype) and dtype.is_floating_point and not name.endswith("_x2"):  # two in one
             lanes[dtype] = Lane(torch.float64)
     for name in _EXACT_IN_FLOAT64:
         lanes[getattr(torch, name)] = Lane(torch.float64, bool if name == "bool" else int)
