@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, overload
 
+from asynchub.compiling import leave_out_of_graphs
 from asynchub.control import Apply
 from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
 from asynchub.events import Request, StopRequested
@@ -70,6 +71,7 @@ class MessageHub(Resuming):
     def _begin(self, latency: float, capacity: int) -> None:
         super()._begin(latency, capacity)
         allow_in_torch_load()  # a program that resumes makes its hub before it loads the checkpoint
+        leave_out_of_graphs()
         self._settle_point.on_request(StopRequested, self._apply_stop)
         self._lifetime = Lifetime(
             self.instance_name,

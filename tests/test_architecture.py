@@ -22,7 +22,7 @@ ROWS = (
     ("errors",),
     ("events", "patterns"),
     ("stretches", "eventforms"),
-    ("scalars", "columns", "codec", "loops", "every", "channels"),
+    ("compiling", "scalars", "columns", "codec", "loops", "every", "channels"),
     ("windows", "pending"),
     ("ledger",),
     ("folding",),
