@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import re
@@ -91,7 +92,8 @@ def _python(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
 def test_tail_follows_a_run_that_begins_later_and_ends_quietly(tmp_path: Path) -> None:
-    with _python("tail", "-f", tmp_path / "run", "loss", "--json") as program:
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job is deaf to it
+    with _python("tail", "-f", tmp_path / "run", "loss", "--json", preexec_fn=heeding) as program:
         hub = MessageHub("run")
         hub.attach(Journal(tmp_path / "run" / "journal"))
         assert program.stdout is not None
