@@ -217,6 +217,10 @@ class EventBus(Routing, Intake):
             self.look_again()
             return False
 
+    def may_not_wait(self) -> bool:
+        """Tell whether this thread is one that what is held waits for, or keeps others from collecting."""
+        return super().may_not_wait() or self.collecting._is_owned()  # type: ignore[attr-defined]
+
     # --- reading
 
     def station(self) -> Station:
