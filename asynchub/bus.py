@@ -94,7 +94,7 @@ class EventBus(Routing, Intake):
     def look_again(self) -> None:
         """Set when a publisher has to ``attend`` next: at once while somebody waits to be woken."""
         super().look_again()
-        if self._armed and not self.held:  # whoever brings what is held wakes them
+        if self._armed and (self.log or not self.held):  # else whoever brings what is held wakes them
             self.alarm = self.limit = 0
         self._due = (self.alarm, self.chores, self.limit)
         if self.eager:
@@ -106,6 +106,7 @@ class EventBus(Routing, Intake):
             with self.lock:
                 self.number()
                 self.pass_on()
+                self.look_again()
         if self.eager:
             with self.lock:  # nearly always, one publisher's entries are all there is
                 done = False

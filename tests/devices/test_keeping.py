@@ -26,6 +26,7 @@ from asynchub import (
     ScalarLost,
     ScalarUpdated,
     StopRequested,
+    loops,
     recover,
 )
 from asynchub.errors import AsyncHubError, WaitTimeoutError
@@ -55,6 +56,32 @@ class Decides:
     async def __call__(self, events: asynchub.Subscription) -> None:
         async for event in events:
             self.seen.append(getattr(event, "value", type(event).__name__))
+
+
+# --- readers are woken
+
+
+@pytest.mark.parametrize("level", [None, "memory", "process", "disk"])
+async def test_a_sleeping_observer_is_woken_when_a_value_comes(
+    machine: Machine, tmp_path: Path, level: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "FALLBACK_POLL", 60.0)
+    hub = MessageHub("hub", latency=0.0)
+    seen: list[float] = []
+    if level is not None:
+        hub.attach(Journal(tmp_path / "journal", level=level))
+    hub.on("loss")(lambda event: seen.append(event.value))
+    async with hub:
+        for number in range(10):
+            hub.update_scalar("other", machine.tensor(1.0))
+            hub.update_scalar("loss", machine.tensor(float(number)))
+            hub.update_scalar("other", 2.0)
+            await anyio.wait_all_tasks_blocked()
+            machine.advance()
+            with anyio.fail_after(20):
+                while len(seen) <= number:
+                    await anyio.sleep(0.001)
+            assert seen[-1] == number
 
 
 # --- settle and flush
