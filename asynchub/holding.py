@@ -21,7 +21,7 @@ from asynchub.errors import DeviceLostError, WaitTimeoutError
 from asynchub.events import ENTRY, Event, ScalarLost
 from asynchub.filing import Run
 from asynchub.loops import Latch
-from asynchub.pending import Pending, hasten, is_landing
+from asynchub.pending import Pending, hasten, may_not_wait
 
 __all__ = ("VALUE", "Holding", "first_seq")
 
@@ -199,8 +199,8 @@ class Holding(ABC):
     # --- waiting
 
     def may_not_wait(self) -> bool:
-        """Tell whether this thread is one that what is held waits for: amid a change, or where values land."""
-        return self.lock._is_owned() or is_landing()  # type: ignore[attr-defined]  # what threading.Condition asks of it
+        """Tell whether this thread is one that what is held waits for: amid a change, say."""
+        return self.lock._is_owned() or may_not_wait()  # type: ignore[attr-defined]  # what threading.Condition asks of it
 
     def drained(self) -> Latch:
         """Return a latch that is set when all that was published so far has gone on.

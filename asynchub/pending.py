@@ -30,8 +30,8 @@ __all__ = (
     "couriers",
     "couriers_from",
     "hasten",
-    "is_landing",
     "landing_here",
+    "may_not_wait",
     "on_device",
 )
 
@@ -156,6 +156,11 @@ class Courier(ABC):
     def ship(self) -> None:
         """Have what was taken brought, now."""
 
+    @property
+    @abstractmethod
+    def at_work(self) -> bool:
+        """Whether this thread is amid one of these calls: a signal handler broke into it."""
+
     @abstractmethod
     def statistics(self) -> DeviceStatistics:
         """Return how it is doing."""
@@ -199,9 +204,9 @@ def landing_here() -> None:
     _landings.here = True
 
 
-def is_landing() -> bool:
-    """Tell whether values land in this thread."""
-    return getattr(_landings, "here", False)
+def may_not_wait() -> bool:
+    """Tell whether this thread is one that values wait for: they land in it, or it is amid handing one over."""
+    return getattr(_landings, "here", False) or any(courier.at_work for courier in couriers())
 
 
 def batching() -> bool:

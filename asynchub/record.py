@@ -158,7 +158,8 @@ class Record(Recording):
             count = 1
             cell = cells.get(key)
             if type(value) is not float:
-                value, count = scalar_and_count(key, value)
+                if not on_device(value):
+                    value, count = scalar_and_count(key, value)
                 if type(value) not in NUMBERS:
                     tensors.append((len(entries) + VALUE, key, value))
             if cell is None or cell.resumed is not resumed:

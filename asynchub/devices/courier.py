@@ -368,6 +368,11 @@ class RowCourier(Courier):
         if thread is not None:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
+    @property
+    def at_work(self) -> bool:
+        """Whether this thread is amid a call; see ``Courier.at_work``."""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as threading.Condition asks
+
     def statistics(self) -> DeviceStatistics:
         """Return how it is doing."""
         rows = sum(lane.rows for lane in list(self._lanes.values()))

@@ -24,6 +24,8 @@ from tests.benchmarks.common import header, interleave, quick, table
 
 BURST = 50
 """Calls between two looks at the clock: fewer than would make a publisher wait for a row."""
+PACE = 400
+"""Steps a second."""
 
 
 class _Device:
@@ -103,6 +105,7 @@ def bookkeeping(rounds: int) -> None:
     rows = {name: (f"{np.median(values):.2f}", f"{min(values):.2f}") for name, values in found.items()}
     table("the bookkeeping alone, on a device that does nothing", ("µs per scalar, median", "least"), rows)
     _next_operations(hub, tensor, rounds)
+    _landing(hub, fifty, 1.0 if rounds < 10 else 10.0)
     hub.close()
 
 
@@ -130,6 +133,21 @@ def _next_operations(hub: MessageHub, tensor: Any, rounds: int) -> None:
     medians = {name: float(np.median(values)) for name, values in found.items()}
     rows = {name: (f"{us:.1f}", f"{us / medians['nothing']:.2f}") for name, us in medians.items()}
     table("thirty small operations of torch, right after", ("µs", "ratio"), rows)
+
+
+def _landing(hub: MessageHub, fifty: dict[str, Any], seconds: float) -> None:
+    """Print what share of a core the values take that come at a steady pace, beside what the publisher does itself."""
+    begun, used, own = time.perf_counter(), time.process_time(), 0.0
+    steps = int(seconds * PACE)
+    for step in range(1, steps + 1):
+        before = time.perf_counter()
+        hub.update_scalars(fifty)
+        own += time.perf_counter() - before
+        time.sleep(max(begun + step / PACE - time.perf_counter(), 0.0))
+    took = time.perf_counter() - begun
+    shares = {"the publisher": own / took, "everything else": (time.process_time() - used - own) / took}
+    rows = {name: (f"{share:.1%}",) for name, share in shares.items()}
+    table(f"{PACE} steps a second, with 50 scalars each", ("of a core",), rows)
 
 
 # --- with a GPU

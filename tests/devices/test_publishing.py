@@ -634,6 +634,8 @@ def test_a_signal_handler_may_publish_tensors_amid_anything(hub: MessageHub, mac
             return
         count += 1
         hub.update_scalar("handler", machine.tensor(float(count)))
+        if not count % 3:
+            hub.get_scalar("handler").mean()  # waits, unless it broke into what it would wait for
 
     before = signal.signal(signal.SIGALRM, handle)
     try:
