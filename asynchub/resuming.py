@@ -1,9 +1,10 @@
 """A feed whose state is saved and loaded.
 
-One cut: a saved state is the hub as it was at one ``seq``. Histories, infos and flags are frozen there, which takes
-    microseconds whatever their length; each running observer's state is taken when it has handled all up to there and
-    nothing newer; control subscribers are taken where they are. What observers publish in answer comes after the cut:
-    ``save``, ``saved`` and ``state_dict`` let them handle what was published so far before they make it.
+One cut: a saved state is the hub as it was at one ``seq``, with the values that were still on their way from a device.
+    Histories, infos and flags are frozen there, which takes microseconds whatever their length; each running observer's
+    state is taken when it has handled all up to there and nothing newer; control subscribers are taken where they are.
+    What observers publish in answer comes after the cut: ``save``, ``saved`` and ``state_dict`` let them handle what
+    was published so far before they make it.
 Threads: any thread may save; it waits for observers, so none of them may, except with ``async_save``.
 """
 
@@ -84,8 +85,9 @@ class Resuming(Feed):
     def mark(self) -> dict[str, Any]:
         """Give the state of the run as it is now a name, to be stored in the checkpoint of the model.
 
-        Publishes a ``Marked`` with the states of control subscribers. ``asynchub.recover(run, mark=...)`` returns a hub
-        as it is now, whatever was published later: that was abandoned, and is not counted twice.
+        Publishes a ``Marked`` with the states of control subscribers, and waits for values that are on their way from a
+        device, so that a journal has it when this returns. ``asynchub.recover(run, mark=...)`` returns a hub as it is
+        now, whatever was published later: that was abandoned, and is not counted twice.
 
         Returns:
             ``run_id`` (32 hexadecimal digits), ``seq`` of the ``Marked`` and ``step``: a str and two ints.
@@ -297,7 +299,8 @@ class Resuming(Feed):
     ) -> PendingSave:
         """Freeze the state as it is now, have it written in the background, and return at once. Any thread.
 
-        Freezing copies runtime infos, and takes microseconds for histories of any length. A save that fails leaves the
+        Waits for nothing but values that are on their way from a device, which the state is to hold. Freezing copies
+        runtime infos, and takes microseconds for histories of any length. A save that fails leaves the
         old file, is logged and published as ``SaveFailed``, and does not end the run. If a save waits for another one
         when a newer state is to go to the same place, only the newer one is written. Leaving the hub waits for it.
 
