@@ -134,27 +134,27 @@ class Tapping:
 
     def commit(self, timeout: float | None) -> None:
         """Wait until the disk has all that was published before the call; see ``MessageHub.commit``."""
-        deadline = deadline_in(timeout)
+        tap, deadline = self._living(), deadline_in(timeout)
         self._bus.drain(timeout)
-        commit = self._commit()
+        commit = tap.commit()
         if not commit.latch.wait(seconds_until(deadline)):
             raise WaitTimeoutError(f"the disk has not taken event {commit.seq} in {timeout} s")
         _raise_failure(commit)
 
     async def committed(self, timeout: float | None) -> None:
         """Do the same in this task."""
-        deadline = deadline_in(timeout)
+        tap, deadline = self._living(), deadline_in(timeout)
         await self._bus.drain_awaited(timeout)
-        commit = self._commit()
+        commit = tap.commit()
         if not await commit.latch.waited(seconds_until(deadline)):
             raise WaitTimeoutError(f"the disk has not taken event {commit.seq} in {timeout} s")
         _raise_failure(commit)
 
-    def _commit(self) -> Commit:
+    def _living(self) -> Tap:
         attachment = self.attachment
         if attachment is None or attachment.ended:
             raise LifecycleError("commit() needs a journal: hub.attach(Journal('run/journal')) first")
-        return attachment.tap.commit()
+        return attachment.tap
 
 
 def _raise_failure(commit: Commit) -> None:

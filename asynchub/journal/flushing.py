@@ -117,7 +117,8 @@ class Flushing(Tap):
             if not self._open:
                 return
         degraded, before = self._degraded, self._durable_seq
-        asked = set(self._commits)  # who asks later is not answered by what this attempt finds
+        with self._bus.lock:
+            asked = set(self._commits)  # who asks later is not answered by what this attempt finds
         error: Exception | None = None
         try:
             with self._io:
