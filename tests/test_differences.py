@@ -21,6 +21,8 @@ import torch
 from mmengine.logging import HistoryBuffer as TheirHistory
 from mmengine.logging import MessageHub as TheirHub
 
+from asynchub.devices import register_backend
+from asynchub.devices.courier import RowCourier
 from asynchub.errors import (
     ArgumentError,
     CountTypeError,
@@ -35,6 +37,8 @@ from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
 from asynchub.manager import ManagerMixin
 from asynchub.manager import _lock as our_lock
+from asynchub.pending import courier_for
+from tests.devices.fake_device import FakeBackend, Machine
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "differences.md"
 
@@ -178,6 +182,23 @@ def test_a_key_is_a_string(theirs: TheirHub, ours: MessageHub) -> None:
     for call in (ours.update_scalar, ours.update_info):
         assert isinstance(error(lambda: call(3, 1.0)), KeyTypeError)  # type: ignore[arg-type]  # noqa: B023
     assert isinstance(error(lambda: ours.update_scalars({3: 1.0})), KeyTypeError)  # type: ignore[dict-item]
+
+
+def test_a_tensor_on_a_device_is_not_waited_for(theirs: TheirHub, ours: MessageHub) -> None:
+    machine = Machine()
+    register_backend(machine.device.type, lambda device: FakeBackend(machine))
+    theirs.update_scalar("loss", machine.tensor(1.5))
+    assert machine.calls["item"] == 1  # its stream was run to the end
+    tensor = machine.tensor(1.5)
+    ours.update_scalar("loss", tensor)
+    tensor.fill(0.0)
+    assert machine.calls["item"] == 1
+    assert ours.get_scalar("loss").snapshot().pending == 1
+    machine.run()
+    assert ours.get_scalar("loss").current() == theirs.get_scalar("loss").current() == 1.5
+    courier = courier_for(machine.device)
+    assert isinstance(courier, RowCourier)
+    courier.end(10)
 
 
 def test_no_update_is_lost_among_threads(ours: MessageHub) -> None:
