@@ -8,17 +8,19 @@ Threads: any thread may hand over tensors; a courier lands flights in a thread o
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from asynchub.errors import DeviceLostError
 from asynchub.loops import Latch
 
 __all__ = (
+    "Convert",
     "Courier",
     "DeviceStatistics",
     "Flight",
@@ -33,7 +35,12 @@ __all__ = (
     "landing_here",
     "may_not_wait",
     "on_device",
+    "pending",
 )
+
+
+Convert = Callable[[Any], int | float]
+"""Makes what ``.item()`` gives of what travelled."""
 
 
 class Holder(Protocol):
@@ -76,26 +83,27 @@ class Flight:
         return self.landed or self._latch.wait(timeout)
 
 
-class Pending:
+class Pending(NamedTuple):
     """Stands for one value of a flight.
 
     Attributes:
         flight: the flight.
-        index: which of its values.
+        slot: which of its values.
         convert: makes what ``.item()`` gives of what travelled; None if that is the same.
     """
 
-    __slots__ = ("convert", "flight", "index")
-
-    def __init__(self, flight: Flight, index: int, convert: Callable[[Any], int | float] | None) -> None:
-        self.flight = flight
-        self.index = index
-        self.convert = convert
+    flight: Flight
+    slot: int
+    convert: Convert | None
 
     def value(self) -> int | float:
         """Return the value; call when the flight has landed, with values."""
-        value: int | float = self.flight.values[self.index]
+        value: int | float = self.flight.values[self.slot]
         return value if self.convert is None else self.convert(value)
+
+
+pending = cast("Callable[[tuple[Flight, int, Convert | None]], Pending]", functools.partial(tuple.__new__, Pending))
+"""Make a ``Pending`` of a tuple, three times as fast as its constructor."""
 
 
 class DeviceStatistics(NamedTuple):

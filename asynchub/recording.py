@@ -73,15 +73,16 @@ class Recording(Publishing):
             False, and nothing is published, if that has to be done in another way.
         """
         bus = self._bus
-        device = tensors[0][2].device
-        if any(tensor.device != device for _, _, tensor in tensors):
+        indices, keys, values = zip(*tensors, strict=True)
+        devices = {tensor.device for tensor in values}
+        if len(devices) > 1:
             return False
-        courier = courier_for(device)
-        checked = courier.check([key for _, key, _ in tensors], [tensor for _, _, tensor in tensors])
+        courier = courier_for(devices.pop())
+        checked = courier.check(keys, values)
         taken = None if bus.gates else courier.take(checked, bus)
         if taken is None:
             return False
-        for (index, _, _), pending in zip(tensors, taken, strict=True):
+        for index, pending in zip(indices, taken, strict=True):
             entries[index] = pending
         self._hold(entries, taken)
         return True

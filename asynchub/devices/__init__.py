@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from asynchub.devices.backends import SLOTS, Backend
 from asynchub.devices.courier import RowCourier
+from asynchub.devices.ending import EXIT
 from asynchub.devices.registry import backend_for, register_backend
 from asynchub.pending import couriers_from
 
-__all__ = ("SLOTS", "Backend", "register_backend")
+__all__ = ("EXIT", "SLOTS", "Backend", "register_backend")
 
 couriers_from(lambda device: RowCourier(str(device), backend_for(device)))

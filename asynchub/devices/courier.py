@@ -5,25 +5,33 @@ ships it as soon as one has landed, and it fills meanwhile. So few rows are need
 
 Order: rows land in the order in which they were shipped.
 Waiting: a publisher waits only if ``MOST`` rows are full or under way; that is counted as a stall. It wakes nobody.
-Exit: at interpreter exit, what is under way is waited for, ``EXIT`` seconds at most. A forked child has none of it.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from asynchub.devices.backends import SLOTS, Backend
 from asynchub.devices.checking import plain_tensor
 from asynchub.devices.loads import Load, LoadedLane
 from asynchub.errors import DeviceLostError, GraphCaptureError, NotAScalarError
-from asynchub.pending import Courier, DeviceStatistics, Flight, Holder, Pending, batching, couriers, landing_here
+from asynchub.pending import (
+    Convert,
+    Courier,
+    DeviceStatistics,
+    Flight,
+    Holder,
+    Pending,
+    batching,
+    landing_here,
+    pending,
+)
 
 __all__ = ("RowCourier",)
 
@@ -36,10 +44,6 @@ POLL = 0.002
 """Seconds between two looks of the landing thread whether there is something: to wake it would cost the publisher."""
 QUIET = 1.0
 """Seconds without anything after which it ends."""
-EXIT = 5.0
-"""Seconds that the end of the interpreter waits for values."""
-
-Convert = Callable[[Any], int | float]
 
 
 class RowCourier(Courier):
@@ -81,20 +85,22 @@ class RowCourier(Courier):
         if self._why:
             raise self._error()
         plain = list(map(plain_tensor, keys, tensors))
-        for key, tensor in zip(keys, plain, strict=True):
-            if tensor.dtype not in self._of_dtype:
-                lane = self._backend.lane(tensor.dtype)
-                if lane is None:
-                    advice = f"{tensor.dtype} holds no real numbers; take .real or .abs(), say"
-                    raise NotAScalarError(key, tensor, advice)
-                with self._lock:
-                    self._of_dtype[tensor.dtype] = (
-                        self._lanes.setdefault(lane.kind, LoadedLane(lane.kind)),
-                        lane.convert,
-                    )
+        if not self._of_dtype.keys() >= {tensor.dtype for tensor in plain}:
+            for key, tensor in zip(keys, plain, strict=True):
+                self._learn(key, tensor)
         if self._backend.capturing():
             raise GraphCaptureError(keys[0])
         return plain
+
+    def _learn(self, key: str, tensor: Any) -> None:
+        """Find out how values of a tensor's dtype travel."""
+        if tensor.dtype not in self._of_dtype:
+            lane = self._backend.lane(tensor.dtype)
+            if lane is None:
+                raise NotAScalarError(key, tensor, f"{tensor.dtype} holds no real numbers; take .real or .abs(), say")
+            with self._lock:
+                loaded = self._lanes.setdefault(lane.kind, LoadedLane(lane.kind))
+                self._of_dtype[tensor.dtype] = loaded, lane.convert
 
     def take_one(self, key: str, tensor: Any, holder: Holder) -> Pending | None:
         """Check and take one, in the usual case; see ``Courier.take_one``."""
@@ -122,7 +128,7 @@ class RowCourier(Courier):
                 load.due = load.due or due
                 if due and len(self._afloat) < ENOUGH:
                     self._ship(lane)
-                pending = Pending(load, size, convert)
+                one = pending((load, size, convert))
             except Exception as error:
                 if not backend.is_loss(error):
                     raise
@@ -131,7 +137,7 @@ class RowCourier(Courier):
                 self._busy = False
         if self._thread is None:
             self._start()
-        return pending
+        return one
 
     def take(self, tensors: Sequence[Any], holder: Holder) -> list[Pending] | None:
         """Take the values of tensors; see ``Courier.take``."""
@@ -176,9 +182,13 @@ class RowCourier(Courier):
         if len(tensors) == 1:
             return self._fill(of_dtype[tensors[0].dtype][0], stream, [0], tensors, holder, taken, due)
         of_lanes: dict[LoadedLane, list[int]] = {}
-        for index, tensor in enumerate(tensors):
-            if taken[index] is None:
-                of_lanes.setdefault(of_dtype[tensor.dtype][0], []).append(index)
+        lanes = {of_dtype[dtype][0] for dtype in {tensor.dtype for tensor in tensors}}
+        if len(lanes) == 1 and taken[0] is None:
+            of_lanes[lanes.pop()] = list(range(len(tensors)))
+        else:
+            for index, tensor in enumerate(tensors):
+                if taken[index] is None:
+                    of_lanes.setdefault(of_dtype[tensor.dtype][0], []).append(index)
         for lane, indices in of_lanes.items():
             full = self._fill(lane, stream, indices, tensors, holder, taken, due)
             if full is not None:
@@ -205,13 +215,18 @@ class RowCourier(Courier):
                 load = lane.open = Load(lane, lane.free.pop(), stream)
             size = load.size
             some, indices = indices[: SLOTS - size], indices[SLOTS - size :]
-            self._backend.put(load.row, size, [tensors[index] for index in some], stream)
+            all_of_them = len(some) == len(tensors)
+            self._backend.put(load.row, size, tensors if all_of_them else [tensors[index] for index in some], stream)
             if holder not in load.holders:
                 load.holders.append(holder)
             load.size += len(some)
-            of_dtype = self._of_dtype
-            for number, index in enumerate(some, size):
-                taken[index] = Pending(load, number, of_dtype[tensors[index].dtype][1])
+            of_dtype, numbers = self._of_dtype, range(size, load.size)
+            if all_of_them:  # as nearly always
+                converts = [of_dtype[tensor.dtype][1] for tensor in tensors]
+                taken[:] = map(pending, zip(repeat(load), numbers, converts, strict=False))
+            else:
+                for number, index in zip(numbers, some, strict=True):
+                    taken[index] = pending((load, number, of_dtype[tensors[index].dtype][1]))
             self._taken += len(some)
             load.due = load.due or due
         return None
@@ -379,20 +394,3 @@ class RowCourier(Courier):
         return DeviceStatistics(
             self._device, self._taken, self._landed, self._flights, rows, self._stalls, bool(self._why)
         )
-
-
-def _end_all() -> None:
-    for courier in couriers():
-        if isinstance(courier, RowCourier):
-            courier.end(EXIT)
-
-
-def _after_fork() -> None:
-    for courier in couriers():
-        if isinstance(courier, RowCourier):
-            courier.forked()
-
-
-atexit.register(_end_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

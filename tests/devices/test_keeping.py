@@ -469,7 +469,7 @@ def test_a_lost_scalar_is_in_the_journal(hub: MessageHub, machine: Machine, tmp_
 PROGRAM = """
 import os, sys, time, logging
 logging.disable(logging.CRITICAL)
-import asynchub.devices.courier as courier
+import asynchub.devices.ending as ending
 from asynchub import MessageHub, register_backend
 from tests.devices.fake_device import FakeBackend, Machine
 machine = Machine()
@@ -495,7 +495,7 @@ timer.start()
 
 
 def test_the_end_of_a_program_gives_up_a_device_that_does_not_answer() -> None:
-    done = run(PROGRAM + "courier.EXIT = 0.3\nhub.update_scalar('loss', machine.tensor(1.0))\n")
+    done = run(PROGRAM + "ending.EXIT = 0.3\nhub.update_scalar('loss', machine.tensor(1.0))\n")
     assert (done.returncode, done.stderr) == (0, "")
 
 
