@@ -219,13 +219,9 @@ def calls(rounds: int) -> None:
     found = interleave(measures, rounds)
     rows = {}
     for name, sample in found.items():
-        scalars = contenders[name][0]
-        per_call = np.array(sample) * scalars
-        rows.append(
-            (name, f"{np.median(per_call):.1f}", f"{np.quantile(per_call, 0.99):.1f}", f"{np.median(sample):.2f}")
-        )
-    print("\na call, with nothing else on the device")
-    table(("", "µs per call, median", "p99", "µs per scalar"), rows)
+        median, p99 = np.quantile(np.array(sample) * contenders[name][0], (0.5, 0.99))
+        rows[name] = (f"{median:.1f}", f"{p99:.1f}", f"{np.median(sample):.2f}")
+    table("a call, with nothing else on the device", ("µs per call, median", "p99", "µs per scalar"), rows)
     hub.close()
 
 
