@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from asynchub.errors import NotAScalarError
 
-__all__ = ("plain_tensor",)
+__all__ = ("plain_tensors",)
+
+_Tensor = torch.Tensor
+_transform = _functorch.peek_interpreter_stack
+"""Returns None outside of what vmap and its like transform."""
 
 
-def plain_tensor(key: str, tensor: Any) -> Any:
-    """Return a tensor of shape ``()``, without a gradient, that holds the value.
+def plain_tensors(keys: Sequence[str], tensors: Sequence[Any]) -> list[Any]:
+    """Return tensors of shape ``()``, without a gradient, that hold the values.
+
+    Args:
+        keys: what they are for; named in errors.
+        tensors: they.
 
     Raises:
-        NotAScalarError: it has not exactly one element, or holds no value that is here: it is sharded over processes,
+        NotAScalarError: one has not exactly one element, or holds no value that is here: it is sharded over processes,
             or one that only stands for others while a program is transformed or traced.
     """
-    if type(tensor) is not torch.Tensor:
-        tensor = _unwrapped(key, tensor)
-    elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        advice = "it is one of a function that vmap or grad transforms: return it from there, and publish it outside"
-        raise NotAScalarError(key, tensor, advice)
-    if tensor.numel() != 1:
-        raise NotAScalarError(key, tensor)
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    return tensor.reshape(()) if tensor.dim() else tensor
+    plain = []
+    transformed = _transform() is not None
+    for key, tensor in zip(keys, tensors, strict=True):
+        if type(tensor) is not _Tensor or transformed:
+            tensor = _unwrapped(key, tensor)
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        if tensor.dim():
+            if tensor.numel() != 1:
+                raise NotAScalarError(key, tensor)
+            tensor = tensor.reshape(())
+        plain.append(tensor)
+    return plain
 
 
 def _unwrapped(key: str, tensor: Any) -> Any:
@@ -40,4 +53,7 @@ def _unwrapped(key: str, tensor: Any) -> Any:
         return tensor.to_local()
     if isinstance(tensor, FakeTensor):
         raise NotAScalarError(key, tensor, "it has no value: it stands for one while a program is traced")
+    if isinstance(tensor, _Tensor) and _functorch.is_functorch_wrapped_tensor(tensor):
+        advice = "it is one of a function that vmap or grad transforms: return it from there, and publish it outside"
+        raise NotAScalarError(key, tensor, advice)
     return tensor

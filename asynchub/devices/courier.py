@@ -18,7 +18,7 @@ from itertools import repeat
 from typing import Any
 
 from asynchub.devices.backends import SLOTS, Backend
-from asynchub.devices.checking import plain_tensor
+from asynchub.devices.checking import plain_tensors
 from asynchub.devices.loads import Load, LoadedLane
 from asynchub.errors import DeviceLostError, GraphCaptureError, NotAScalarError
 from asynchub.pending import (
@@ -84,7 +84,7 @@ class RowCourier(Courier):
         """Return of tensors what is to be handed over; see ``Courier.check``."""
         if self._why:
             raise self._error()
-        plain = list(map(plain_tensor, keys, tensors))
+        plain = plain_tensors(keys, tensors)
         if not self._of_dtype.keys() >= {tensor.dtype for tensor in plain}:
             for key, tensor in zip(keys, plain, strict=True):
                 self._learn(key, tensor)
@@ -104,7 +104,7 @@ class RowCourier(Courier):
 
     def take_one(self, key: str, tensor: Any, holder: Holder) -> Pending | None:
         """Check and take one, in the usual case; see ``Courier.take_one``."""
-        plain = plain_tensor(key, tensor)
+        (plain,) = plain_tensors((key,), (tensor,))
         backend = self._backend
         with self._lock:
             found = self._of_dtype.get(plain.dtype)

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from asynchub import DeviceLostError
 from asynchub.devices.backends import SLOTS
-from asynchub.devices.checking import plain_tensor
+from asynchub.devices.checking import plain_tensors
 from asynchub.devices.courier import RowCourier
 from asynchub.devices.generic import GenericBackend
 from asynchub.devices.registry import backend_for
@@ -74,11 +74,11 @@ def test_gradients_and_inference_mode_are_left_outside(courier: RowCourier) -> N
 
 def test_what_has_no_value_here_is_refused() -> None:
     with pytest.raises(NotAScalarError, match="traced"), FakeTensorMode():
-        plain_tensor("a", torch.ones(()))
+        plain_tensors("a", [torch.ones(())])
     with pytest.raises(NotAScalarError, match="vmap or grad"):
-        torch.vmap(lambda one: plain_tensor("a", one))(torch.ones(1))
+        torch.vmap(lambda one: plain_tensors("a", [one])[0])(torch.ones(1))
     with pytest.raises(NotAScalarError, match="vmap or grad"):
-        torch.func.grad(lambda one: plain_tensor("a", one))(torch.ones(()))
+        torch.func.grad(lambda one: plain_tensors("a", [one])[0])(torch.ones(()))
 
 
 def test_complex_numbers_are_refused(courier: RowCourier) -> None:
