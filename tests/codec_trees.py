@@ -166,6 +166,8 @@ def difference(one: Any, other: Any, path: str = "$") -> str:
 def _sort_key(member: Any) -> str:
     if isinstance(member, frozenset):
         return f"frozenset{sorted(map(_sort_key, member))}"
+    if type(member) is tuple:  # whose repr may hold that of a frozenset, which has no order
+        return f"tuple{list(map(_sort_key, member))}"
     return f"{type(member).__name__} {member!r}"
 
 
