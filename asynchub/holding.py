@@ -53,6 +53,8 @@ class Holding(ABC):
 
     def renew_held(self) -> None:
         """Hold nothing, as a forked child must, which no value reaches; what was not waiting itself goes on."""
+        if getattr(self, "_passing", None) is not None:  # what had been begun before the fork is not begun again
+            self._finish_passing()
         held: deque[Run | Event] = getattr(self, "held", deque())
         self.held: deque[Run | Event] = deque()
         self.lost: DeviceLostError | None = None

@@ -78,8 +78,9 @@ class Flight:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until it has landed, at most ``timeout`` seconds; tell whether it has."""
-        if self._latch is None:
-            self._latch = Latch()
+        with _making:  # two who wait are to share it
+            if self._latch is None:
+                self._latch = Latch()
         return self.landed or self._latch.wait(timeout)
 
 
@@ -178,6 +179,7 @@ _sources: list[Callable[[Any], Courier]] = []
 _couriers: dict[Any, Courier] = {}
 _batches = threading.local()
 _landings = threading.local()
+_making = threading.RLock()
 
 
 def couriers_from(source: Callable[[Any], Courier]) -> None:
@@ -192,7 +194,7 @@ def courier_for(device: Any) -> Courier:
     if courier is None:
         if not _sources:
             importlib.import_module("asynchub.devices")  # which is in a room above this one, and loads torch
-        courier = _couriers[device] = _sources[0](device)
+        courier = _couriers.setdefault(device, _sources[0](device))  # another thread may have been faster
     return courier
 
 

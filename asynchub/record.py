@@ -112,7 +112,7 @@ class Record(Recording):
             WaitTimeoutError: a reader with ``overflow="block"`` made no room for a minute.
         """
         if type(value) is not float:
-            if on_device(value):
+            if type(value) is not int and on_device(value):
                 self._publish_tensor(key, value, count, resumed, step)
                 return
             value = real_number(key, value)
@@ -158,7 +158,7 @@ class Record(Recording):
             count = 1
             cell = cells.get(key)
             if type(value) is not float:
-                if not on_device(value):
+                if type(value) is int or not on_device(value):
                     value, count = scalar_and_count(key, value)
                 if type(value) not in NUMBERS:
                     tensors.append((len(entries) + VALUE, key, value))

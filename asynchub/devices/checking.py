@@ -53,7 +53,12 @@ def _unwrapped(key: str, tensor: Any) -> Any:
         return tensor.to_local()
     if isinstance(tensor, FakeTensor):
         raise NotAScalarError(key, tensor, "it has no value: it stands for one while a program is traced")
-    if isinstance(tensor, _Tensor) and _functorch.is_functorch_wrapped_tensor(tensor):
-        advice = "it is one of a function that vmap or grad transforms: return it from there, and publish it outside"
-        raise NotAScalarError(key, tensor, advice)
+    if isinstance(tensor, _Tensor):
+        if _functorch.is_functorch_wrapped_tensor(tensor):
+            advice = (
+                "it is one of a function that vmap or grad transforms: return it from there, and publish it outside"
+            )
+            raise NotAScalarError(key, tensor, advice)
+    elif not all(hasattr(tensor, name) for name in ("dim", "dtype", "numel", "requires_grad")):
+        raise NotAScalarError(key, tensor)  # a module, say, that is on a device
     return tensor

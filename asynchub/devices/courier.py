@@ -207,6 +207,8 @@ class RowCourier(Courier):
     ) -> Flight | None:
         while indices:
             load = self._opened(lane)
+            if load is not None and not load.size:
+                load.stream = stream
             if load is None or load.size == SLOTS or load.stream != stream:
                 if load is not None:
                     self._ship(lane)

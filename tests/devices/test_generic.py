@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +13,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from asynchub import DeviceLostError
+from asynchub.devices import register_backend
 from asynchub.devices.backends import SLOTS
 from asynchub.devices.checking import plain_tensors
 from asynchub.devices.courier import RowCourier
 from asynchub.devices.generic import GenericBackend
+from asynchub.devices.loads import Load
 from asynchub.devices.registry import backend_for
 from asynchub.errors import NotAScalarError
-from asynchub.pending import Pending
+from asynchub.pending import Flight, Pending, courier_for
+from tests.devices.fake_device import FakeBackend, Machine
 from tests.devices.test_cuda_code import Holder
 from tests.devices.test_publishing import VALUES
 
@@ -79,6 +84,47 @@ def test_what_has_no_value_here_is_refused() -> None:
         torch.vmap(lambda one: plain_tensors("a", [one])[0])(torch.ones(1))
     with pytest.raises(NotAScalarError, match="vmap or grad"):
         torch.func.grad(lambda one: plain_tensors("a", [one])[0])(torch.ones(()))
+
+
+def test_what_is_no_tensor_is_refused() -> None:
+    module = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.raises(NotAScalarError, match="SimpleNamespace"):
+        plain_tensors(["a"], [module])
+
+
+def test_a_row_that_was_opened_and_not_filled_is_used_by_another_stream(courier: RowCourier) -> None:
+    (first,) = taken(courier, torch.tensor(1.0))
+    assert first.flight.wait(10)
+    (lane,) = courier._lanes.values()
+    empty = lane.open = Load(lane, lane.free.pop(), "another stream")  # as an interrupt may leave it
+    (second,) = taken(courier, torch.tensor(2.0))
+    assert second.flight is empty
+    assert second.flight.wait(10)
+    assert second.value() == 2.0
+
+
+def test_threads_that_begin_at_once_share_a_courier_and_a_latch() -> None:
+    for _ in range(50):
+        machine = Machine()
+        register_backend(machine.device.type, lambda device: FakeBackend(machine))  # noqa: B023
+        flight = Flight()
+        barrier = threading.Barrier(4)
+        found: list[object] = []
+
+        def begin() -> None:
+            barrier.wait()  # noqa: B023
+            found.append(courier_for(machine.device))  # noqa: B023
+            flight.wait(10)  # noqa: B023
+
+        threads = [threading.Thread(target=begin) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(found) < 4:
+            pass
+        flight.land([1.0])
+        for thread in threads:
+            thread.join()
+        assert len(set(map(id, found))) == 1
 
 
 def test_complex_numbers_are_refused(courier: RowCourier) -> None:
