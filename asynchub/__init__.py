@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from asynchub.channels import SubscriptionStatistics
 from asynchub.errors import AsyncHubError, DeviceLostError, GraphCaptureError
 from asynchub.events import (
-    CheckpointRequested,
+    CheckpointRemoved,
+    CheckpointSaved,
     Event,
     EventsDropped,
     InfoRemoved,
@@ -20,26 +21,33 @@ from asynchub.events import (
     JournalDegraded,
     JournalRestored,
     Marked,
-    ParameterChanged,
-    ParameterChangeRequested,
-    Request,
-    RequestApplied,
-    RequestRefused,
     Rewound,
     SaveFailed,
     ScalarLost,
     ScalarUpdated,
-    SkipRequested,
     StateDamaged,
     StateLoaded,
     StateSaved,
-    StopRequested,
     SubscriberFailed,
+    TrackerDegraded,
+    TrackerRestored,
 )
 from asynchub.feed import HubStatistics
 from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
 from asynchub.manager import ManagerMeta, ManagerMixin
+from asynchub.requests import (
+    CheckpointRequested,
+    Decided,
+    ParameterChanged,
+    ParameterChangeRequested,
+    Request,
+    RequestApplied,
+    RequestRefused,
+    RollbackRequested,
+    SkipRequested,
+    StopRequested,
+)
 from asynchub.runner import Attachment, Subscriber
 from asynchub.saving import PendingSave
 from asynchub.subscription import Subscription
@@ -60,9 +68,12 @@ if TYPE_CHECKING:
 __all__ = (
     "AsyncHubError",
     "Attachment",
+    "CheckpointRemoved",
     "CheckpointRequested",
+    "CheckpointSaved",
     "ConsoleLogger",
     "CsvLogger",
+    "Decided",
     "DeviceLostError",
     "EarlyStopping",
     "Event",
@@ -88,6 +99,7 @@ __all__ = (
     "RequestApplied",
     "RequestRefused",
     "Rewound",
+    "RollbackRequested",
     "SaveFailed",
     "ScalarLost",
     "ScalarUpdated",
@@ -101,6 +113,8 @@ __all__ = (
     "SubscriberFailed",
     "Subscription",
     "SubscriptionStatistics",
+    "TrackerDegraded",
+    "TrackerRestored",
     "Watch",
     "follow",
     "recover",

@@ -32,8 +32,8 @@ from asynchub.errors import (
     LifecycleError,
     WaitTimeoutError,
 )
-from asynchub.events import Request, RequestApplied, RequestRefused
 from asynchub.loops import deadline_in, seconds_until
+from asynchub.requests import Request, RequestApplied, RequestRefused
 from asynchub.settled import PARKED, SettledSubscription
 from asynchub.subscription import Publisher
 

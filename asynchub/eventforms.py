@@ -13,6 +13,7 @@ from typing import Any
 
 from asynchub.errors import CorruptStateError
 from asynchub.events import Event, ScalarUpdated
+from asynchub.requests import Request
 
 __all__ = ("event_from_dict", "event_to_dict", "event_to_json")
 
@@ -20,7 +21,7 @@ __all__ = ("event_from_dict", "event_to_dict", "event_to_json")
 def _kinds(kind: type[Event]) -> Iterator[type[Event]]:
     """Yield the kinds of event that this package defines."""
     for one in kind.__subclasses__():
-        if one.__module__ == Event.__module__ and not one.__name__.startswith("_"):
+        if one.__module__ in (Event.__module__, Request.__module__) and not one.__name__.startswith("_"):
             yield one
         yield from _kinds(one)
 

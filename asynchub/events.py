@@ -22,7 +22,8 @@ from typing import Any, Self, cast
 
 __all__ = (
     "ENTRY",
-    "CheckpointRequested",
+    "CheckpointRemoved",
+    "CheckpointSaved",
     "Event",
     "EventsDropped",
     "InfoRemoved",
@@ -30,21 +31,16 @@ __all__ = (
     "JournalDegraded",
     "JournalRestored",
     "Marked",
-    "ParameterChangeRequested",
-    "ParameterChanged",
-    "Request",
-    "RequestApplied",
-    "RequestRefused",
     "Rewound",
     "SaveFailed",
     "ScalarLost",
     "ScalarUpdated",
-    "SkipRequested",
     "StateDamaged",
     "StateLoaded",
     "StateSaved",
-    "StopRequested",
     "SubscriberFailed",
+    "TrackerDegraded",
+    "TrackerRestored",
     "scalar_updated",
     "scalars_updated",
 )
@@ -182,109 +178,6 @@ class SubscriberFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request(Event):
-    """Something asked of the training loop, applied by its own thread at its next safe point.
-
-    Attributes:
-        reason: why, for people.
-        author: who asked.
-    """
-
-    key: str = "hub/request"
-    reason: str = ""
-    author: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRequested(Request):
-    """End training."""
-
-    key: str = "hub/stop_requested"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkipRequested(Request):
-    """Skip the update of this step."""
-
-    key: str = "hub/skip_requested"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointRequested(Request):
-    """Write a checkpoint."""
-
-    key: str = "hub/checkpoint_requested"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterChangeRequested(Request):
-    """Change a parameter.
-
-    Attributes:
-        name: the parameter, e.g. ``"lr"``.
-        value: its new value.
-        group: index of the parameter group; None for all of them.
-    """
-
-    key: str = "hub/parameter_change_requested"
-    name: str
-    value: Any
-    group: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestApplied(Event):
-    """A request took effect; ``step`` is the step at which it did.
-
-    Attributes:
-        request: the kind of the request, e.g. ``"StopRequested"``.
-        request_seq: its ``seq``.
-        reason: its reason.
-        author: its author.
-    """
-
-    key: str = "hub/request_applied"
-    request: str
-    request_seq: int
-    reason: str = ""
-    author: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRefused(Event):
-    """A request did not take effect; ``error`` says why. The other fields are those of ``RequestApplied``."""
-
-    key: str = "hub/request_refused"
-    request: str
-    request_seq: int
-    error: str
-    reason: str = ""
-    author: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterChanged(Event):
-    """A control subscriber changed a parameter.
-
-    Attributes:
-        name: the parameter, e.g. ``"lr"``.
-        group: index of the parameter group.
-        old: its value before.
-        new: its value now.
-        reason: why, for people.
-        author: the name of the subscriber.
-    """
-
-    key: str = "hub/parameter_changed"
-    name: str
-    group: int
-    old: float
-    new: float
-    reason: str = ""
-    author: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Marked(Event):
     """The state of the run has a name from here on: what ``MessageHub.mark`` returned.
 
@@ -334,6 +227,63 @@ class JournalRestored(Event):
     key: str = "hub/journal_restored"
     path: str
     missed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint was written.
+
+    Attributes:
+        path: where, if whoever wrote it has said so.
+        seconds: what it took of the training loop's time.
+        reason: why, for people.
+        value: of the monitored scalar; None if none is.
+    """
+
+    key: str = "hub/checkpoint_saved"
+    path: str = ""
+    seconds: float = 0.0
+    reason: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRemoved(Event):
+    """The checkpoint at ``path`` was deleted, for ``reason``."""
+
+    key: str = "hub/checkpoint_removed"
+    path: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerDegraded(Event):
+    """A tracker does not take what a logger has for it: the logger keeps it, and goes on trying.
+
+    Attributes:
+        tracker: name of the logger.
+        error: why, as ``Type: text``.
+    """
+
+    key: str = "hub/tracker_degraded"
+    tracker: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerRestored(Event):
+    """A tracker has all that its logger had kept for it.
+
+    Attributes:
+        tracker: name of the logger.
+        delivered: values that were handed over late.
+        missed: values that it will not get: neither a journal nor a history had them any more.
+    """
+
+    key: str = "hub/tracker_restored"
+    tracker: str
+    delivered: int
+    missed: int = 0
 
 
 class _Draft(Event):

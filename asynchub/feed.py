@@ -11,13 +11,14 @@ from asynchub.attachments import Attachments
 from asynchub.channels import Overflow, Selection, SubscriptionStatistics
 from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError
-from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.history import HistoryBuffer
 from asynchub.ledger import Records
 from asynchub.loops import in_event_loop
 from asynchub.past import past_events
 from asynchub.pending import DeviceStatistics, couriers
 from asynchub.record import Record
+from asynchub.requests import Request
 from asynchub.runner import Attachment, OnError, Subscriber
 from asynchub.subscription import Subscription
 from asynchub.taps import Tap
@@ -226,7 +227,7 @@ class Feed(Record):
             ArgumentError: ``request`` is not a ``Request``.
         """
         if not isinstance(request, Request):
-            raise ArgumentError(f"request takes a Request, got {type(request).__name__}; see asynchub.events")
+            raise ArgumentError(f"request takes a Request, got {type(request).__name__}; see asynchub.requests")
         stamped = self.publish(request)
         self._settle_point.push(stamped)
         return stamped

@@ -19,11 +19,11 @@ from typing import Any, Self, overload
 from asynchub.compiling import leave_out_of_graphs
 from asynchub.control import Apply
 from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
-from asynchub.events import Request, StopRequested
 from asynchub.history import allow_in_torch_load
 from asynchub.lifetime import Lifetime
 from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.pending import batch
+from asynchub.requests import Request, StopRequested
 from asynchub.resuming import Resuming
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.scalars import checked_key, real_number

@@ -26,11 +26,12 @@ from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.errors import DeadlockError, SaveFailedError, WaitTimeoutError
-from asynchub.events import Marked, StateDamaged, StateLoaded, StopRequested
+from asynchub.events import Marked, StateDamaged, StateLoaded
 from asynchub.feed import Feed
 from asynchub.generations import Target, list_generations
 from asynchub.hubfile import read_newest, write_hub
 from asynchub.loops import Latch, deadline_in, seconds_until
+from asynchub.requests import StopRequested
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.saving import PendingSave, Save, Saver
 from asynchub.standing import handled

@@ -18,8 +18,8 @@ import numpy as np
 
 from asynchub.columns import Array
 from asynchub.errors import CorruptStateError, StateDictError
-from asynchub.events import StopRequested
 from asynchub.history import FrozenHistory, HistoryBuffer
+from asynchub.requests import StopRequested
 
 __all__ = ("copied", "hub_part", "loadable", "packed", "resumable", "thawed", "unpacked")
 

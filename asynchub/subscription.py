@@ -23,7 +23,8 @@ from anyio.lowlevel import checkpoint
 from asynchub.bus import EventBus
 from asynchub.channels import Cursor, Overflow, Selection, SubscriptionStatistics
 from asynchub.errors import LagExceededError, SubscriptionError
-from asynchub.events import Event, EventsDropped, Request
+from asynchub.events import Event, EventsDropped
+from asynchub.requests import Request
 
 __all__ = ("BATCH", "Publisher", "Subscription")
 

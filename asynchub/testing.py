@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from asynchub.bus import EventBus
 from asynchub.channels import Selection
 from asynchub.control import ControlSubscriber, SettlePoint
-from asynchub.events import Event, InfoUpdated, Request, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
+from asynchub.requests import Request
 from asynchub.runner import Subscriber
 from asynchub.settled import SettledSubscription
 

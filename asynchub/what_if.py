@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynchub.errors import ArgumentError
-from asynchub.events import Event, ScalarUpdated, StopRequested
+from asynchub.events import Event, ScalarUpdated
+from asynchub.requests import StopRequested
 from asynchub.subscribers.early_stopping import EarlyStopping
 from asynchub.testing import Drive
 

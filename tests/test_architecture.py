@@ -21,7 +21,8 @@ PACKAGE = ROOT / "asynchub"
 ROWS = (
     ("errors",),
     ("events", "patterns"),
-    ("stretches", "eventforms"),
+    ("requests", "stretches"),
+    ("eventforms",),
     ("compiling", "scalars", "columns", "codec", "loops", "every", "channels"),
     ("windows", "pending"),
     ("ledger",),

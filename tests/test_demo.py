@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from asynchub.cli import main
-from asynchub.events import ScalarUpdated, StopRequested
+from asynchub.events import ScalarUpdated
 from asynchub.generations import list_generations
 from asynchub.journal.recovering import recover
+from asynchub.requests import StopRequested
 from asynchub.subscribers.jsonl import read_jsonl
 
 pytest.importorskip("sklearn")

@@ -31,9 +31,10 @@ from asynchub import (
 )
 from asynchub.codec import Registry, UnknownValue
 from asynchub.errors import ArgumentError, JournalError, LifecycleError, UnknownTypeError
-from asynchub.events import CheckpointRequested, Marked
+from asynchub.events import Marked
 from asynchub.generations import list_generations
 from asynchub.journal.reading import read_journal
+from asynchub.requests import CheckpointRequested
 from asynchub.subscribers.jsonl import read_jsonl
 
 

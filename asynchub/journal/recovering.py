@@ -18,22 +18,14 @@ from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
 from asynchub.columns import Array
 from asynchub.errors import ArgumentError, JournalError
-from asynchub.events import (
-    Event,
-    InfoRemoved,
-    InfoUpdated,
-    Marked,
-    Request,
-    RequestApplied,
-    RequestRefused,
-    StopRequested,
-)
+from asynchub.events import Event, InfoRemoved, InfoUpdated, Marked
 from asynchub.generations import DAMAGE, list_generations
 from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
 from asynchub.hubfile import read_hub
 from asynchub.journal.batches import RESUMED, UNSTORED, Batch, decode_event
 from asynchub.journal.reading import Journaled, Mode, read_journal, segment_files
+from asynchub.requests import Request, RequestApplied, RequestRefused, StopRequested
 from asynchub.snapshot import read_head
 
 __all__ = ("recover",)

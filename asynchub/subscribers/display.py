@@ -11,18 +11,17 @@ from collections import deque
 from collections.abc import Mapping
 
 from asynchub.events import (
+    CheckpointSaved,
     Event,
     EventsDropped,
     InfoUpdated,
-    ParameterChanged,
-    ParameterChangeRequested,
-    Request,
-    RequestApplied,
-    RequestRefused,
     ScalarUpdated,
     StateLoaded,
     SubscriberFailed,
+    TrackerDegraded,
+    TrackerRestored,
 )
+from asynchub.requests import ParameterChanged, ParameterChangeRequested, Request, RequestApplied, RequestRefused
 
 __all__ = (
     "DECISIONS",
@@ -46,6 +45,9 @@ DECISIONS: tuple[type[Event], ...] = (
     ParameterChanged,
     SubscriberFailed,
     StateLoaded,
+    CheckpointSaved,
+    TrackerDegraded,
+    TrackerRestored,
 )
 """The kinds of events that get a line of their own."""
 PACE_KEYS = ("epoch", "max_epochs", "max_iters")
@@ -123,7 +125,7 @@ def mean_per_sample(event: ScalarUpdated) -> float:
 
 def is_failure(event: Event) -> bool:
     """Tell whether an event reports that something went wrong."""
-    return isinstance(event, SubscriberFailed | RequestRefused | EventsDropped)
+    return isinstance(event, SubscriberFailed | RequestRefused | EventsDropped | TrackerDegraded)
 
 
 def described(event: Event) -> str | None:
@@ -150,6 +152,14 @@ def described(event: Event) -> str | None:
             text = f"{_words(type(event).__name__)} requested{at}{_why(event.author, event.reason)}"
         case StateLoaded():
             text = f"resumed{at} from {event.source}"
+        case CheckpointSaved():
+            took = f" in {format_quantity('_s', event.seconds)}" if event.seconds else ""
+            text = f"checkpoint{f' {event.path}' if event.path else ''} saved{at}{took}{_why('', event.reason)}"
+        case TrackerDegraded():
+            text = f"{event.tracker} does not take anything{at}: {event.error} (kept, and tried again)"
+        case TrackerRestored():
+            missed = f", {event.missed} are lost to it" if event.missed else ""
+            text = f"{event.tracker} is back{at}: it got {event.delivered} values late{missed}"
         case _:
             return None
     return one_line(text)

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from asynchub.errors import ArgumentError, StateDictError
-from asynchub.events import StopRequested
+from asynchub.requests import StopRequested
 from asynchub.subscribers.checks import (
     Better,
     Checks,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asynchub.errors import ArgumentError
-from asynchub.events import ParameterChanged
+from asynchub.requests import ParameterChanged
 from asynchub.subscribers.checks import (
     Better,
     Checks,

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from asynchub.errors import ArgumentError, StateDictError
-from asynchub.events import Event, InfoUpdated, ParameterChanged, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.every import EPOCH_KEY
+from asynchub.requests import ParameterChanged
 from asynchub.subscribers.checks import check_count, check_key, epoch_of, mean_of, take_state
 from asynchub.subscription import Subscription
 

@@ -17,18 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asynchub.errors import ArgumentError, PatternError, ScheduleError
-from asynchub.events import (
-    Event,
-    EventsDropped,
-    InfoUpdated,
-    ParameterChanged,
-    ParameterChangeRequested,
-    RequestApplied,
-    RequestRefused,
-    StateLoaded,
-    StopRequested,
-    SubscriberFailed,
-)
+from asynchub.events import Event, EventsDropped, InfoUpdated, StateLoaded, SubscriberFailed
+from asynchub.requests import ParameterChanged, ParameterChangeRequested, RequestApplied, RequestRefused, StopRequested
 from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.display import Pace, described, format_duration, format_number, format_quantity
 from tests.subscribers.observing import START, observe, scalars, stamped

@@ -16,23 +16,17 @@ import pytest
 
 from asynchub.channels import Selection
 from asynchub.errors import StateDictError
-from asynchub.events import (
+from asynchub.events import Event, EventsDropped, InfoRemoved, InfoUpdated, ScalarUpdated, StateLoaded, SubscriberFailed
+from asynchub.hub import MessageHub
+from asynchub.requests import (
     CheckpointRequested,
-    Event,
-    EventsDropped,
-    InfoRemoved,
-    InfoUpdated,
     ParameterChanged,
     ParameterChangeRequested,
     RequestApplied,
     RequestRefused,
-    ScalarUpdated,
     SkipRequested,
-    StateLoaded,
     StopRequested,
-    SubscriberFailed,
 )
-from asynchub.hub import MessageHub
 from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.csv import CsvLogger
 from asynchub.subscribers.jsonl import JsonlLogger

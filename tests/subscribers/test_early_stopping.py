@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynchub.errors import ArgumentError, PatternError, StateDictError
-from asynchub.events import Event, InfoUpdated, ScalarUpdated, StopRequested
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
+from asynchub.requests import StopRequested
 from asynchub.subscribers.early_stopping import EarlyStopping, StoppingReason
 from asynchub.testing import Drive, drive, scalars
 

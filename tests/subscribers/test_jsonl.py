@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from asynchub.errors import CorruptStateError, StateDictError
 from asynchub.eventforms import event_to_json
-from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated, StopRequested
+from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
+from asynchub.requests import StopRequested
 from asynchub.subscribers.jsonl import JsonlLogger, read_jsonl
 from tests.subscribers.observing import observe, scalars, stamped
 

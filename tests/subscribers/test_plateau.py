@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from asynchub.errors import ArgumentError, ControlFailedError, StateDictError
-from asynchub.events import ParameterChanged
 from asynchub.hub import MessageHub
+from asynchub.requests import ParameterChanged
 from asynchub.subscribers.plateau import ReduceLROnPlateau
 from asynchub.testing import Drive, drive, scalars
 

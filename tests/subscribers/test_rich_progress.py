@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from asynchub.errors import ArgumentError, PatternError
-from asynchub.events import EventsDropped, InfoUpdated, StopRequested
+from asynchub.events import EventsDropped, InfoUpdated
+from asynchub.requests import StopRequested
 from asynchub.subscribers.rich_progress import RichProgress
 from tests.subscribers.observing import observe, observed, scalars, stamped
 from tests.subscribers.test_console import ROOT, run_in_terminal

@@ -13,8 +13,9 @@ import torch
 from torch.optim import lr_scheduler
 
 from asynchub.errors import ArgumentError, ControlFailedError, StateDictError
-from asynchub.events import Event, InfoUpdated, ParameterChanged, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
+from asynchub.requests import ParameterChanged
 from asynchub.subscribers.scheduler_step import SchedulerStep
 from asynchub.testing import Drive, drive, scalars
 

@@ -1,0 +1,161 @@
+"""Control as events: what is asked of the training loop, what became of that, and what rules decide.
+
+A request is applied by the loop's own thread at its next safe point, by what ``MessageHub.on_request`` was given for
+its kind; it ends in a ``RequestApplied`` or a ``RequestRefused``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from asynchub.events import Event
+
+__all__ = (
+    "CheckpointRequested",
+    "Decided",
+    "ParameterChangeRequested",
+    "ParameterChanged",
+    "Request",
+    "RequestApplied",
+    "RequestRefused",
+    "RollbackRequested",
+    "SkipRequested",
+    "StopRequested",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Event):
+    """Something asked of the training loop, applied by its own thread at its next safe point.
+
+    Attributes:
+        reason: why, for people.
+        author: who asked.
+    """
+
+    key: str = "hub/request"
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested(Request):
+    """End training."""
+
+    key: str = "hub/stop_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipRequested(Request):
+    """Skip the update of this step."""
+
+    key: str = "hub/skip_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequested(Request):
+    """Write a checkpoint."""
+
+    key: str = "hub/checkpoint_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRequested(Request):
+    """Go back to the newest checkpoint, and on from there."""
+
+    key: str = "hub/rollback_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterChangeRequested(Request):
+    """Change a parameter.
+
+    Attributes:
+        name: the parameter, e.g. ``"lr"``.
+        value: its new value.
+        group: index of the parameter group; None for all of them.
+    """
+
+    key: str = "hub/parameter_change_requested"
+    name: str
+    value: Any
+    group: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestApplied(Event):
+    """A request took effect; ``step`` is the step at which it did.
+
+    Attributes:
+        request: the kind of the request, e.g. ``"StopRequested"``.
+        request_seq: its ``seq``.
+        reason: its reason.
+        author: its author.
+    """
+
+    key: str = "hub/request_applied"
+    request: str
+    request_seq: int
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused(Event):
+    """A request did not take effect; ``error`` says why. The other fields are those of ``RequestApplied``."""
+
+    key: str = "hub/request_refused"
+    request: str
+    request_seq: int
+    error: str
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterChanged(Event):
+    """A control subscriber changed a parameter.
+
+    Attributes:
+        name: the parameter, e.g. ``"lr"``.
+        group: index of the parameter group.
+        old: its value before.
+        new: its value now.
+        reason: why, for people.
+        author: the name of the subscriber.
+    """
+
+    key: str = "hub/parameter_changed"
+    name: str
+    group: int
+    old: float
+    new: float
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided(Event):
+    """A rule looked at a value and came to a decision; what follows from it is an event of its own.
+
+    Attributes:
+        author: the name of the subscriber.
+        verdict: the decision in a word, e.g. ``"improved"``, ``"waiting"``, ``"stop"``; each rule says which it has.
+        reason: why, for people.
+        monitor: key of the scalar it looked at; empty if it was none.
+        value: the value it looked at, smoothed if it smooths; None if it was none.
+        best: the value it was compared with; None if there was none.
+        wait: checks since the last improvement.
+        patience: how many of them the rule allows; None if it does not go by that.
+    """
+
+    key: str = "hub/decided"
+    author: str
+    verdict: str
+    reason: str = ""
+    monitor: str = ""
+    value: float | None = None
+    best: float | None = None
+    wait: int = 0
+    patience: int | None = None
