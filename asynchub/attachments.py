@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.control import ControlSubscriber, SettlePoint
 from asynchub.errors import ArgumentError, StateError, SubscribersFailedError
@@ -22,7 +23,7 @@ from asynchub.loops import Latch
 from asynchub.runner import Attachment, OnError, Runner
 from asynchub.settled import SettledSubscription
 from asynchub.standing import as_saved, from_seq, is_stateful, state_of
-from asynchub.subscription import Publisher, Subscription
+from asynchub.subscription import Subscription
 from asynchub.tapping import TapAttachment, Tapping
 from asynchub.taps import Tap
 from asynchub.terms import Past, Terms, check_subscriber

@@ -22,10 +22,11 @@ from weakref import ref
 import anyio
 import anyio.to_thread
 
+from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.channels import Missed, Selection
 from asynchub.events import Event
-from asynchub.subscription import BATCH, Publisher, Subscription
+from asynchub.subscription import BATCH, Subscription
 from asynchub.taps import Tap
 
 __all__ = ("CatchingSubscription",)

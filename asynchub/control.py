@@ -22,6 +22,7 @@ from typing import Any
 
 import anyio
 
+from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.errors import (
     ArgumentError,
@@ -35,7 +36,6 @@ from asynchub.errors import (
 from asynchub.loops import deadline_in, seconds_until
 from asynchub.requests import Request, RequestApplied, RequestRefused
 from asynchub.settled import PARKED, SettledSubscription
-from asynchub.subscription import Publisher
 
 __all__ = ("Apply", "ControlSubscriber", "SettlePoint")
 

@@ -8,12 +8,12 @@ Threads: none of this locks; ``EventBus`` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from asynchub.events import ENTRY, Event, scalars_updated
 
-__all__ = ("LONGEST", "Stretch")
+__all__ = ("LONGEST", "Stretch", "sifted")
 
 LONGEST = 256
 """Events in a stretch at most: fewer than the 700 new objects at which Python looks for garbage."""
@@ -77,3 +77,15 @@ class Stretch:
             self._events = events
             self._items, self._whole = (), None
         return events
+
+
+def sifted(events: list[Event], keep: Callable[[Event], bool]) -> tuple[list[Event], list[Event], Exception | None]:
+    """Return those of ``events`` that ``keep`` holds for; if asking it raised, what came after, and what it raised."""
+    kept: list[Event] = []
+    for index, event in enumerate(events):
+        try:
+            if keep(event):
+                kept.append(event)
+        except Exception as error:
+            return kept, events[index + 1 :], error
+    return kept, [], None

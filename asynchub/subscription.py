@@ -14,34 +14,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self
 
 from anyio.lowlevel import checkpoint
 
+from asynchub.answering import Answering, Publisher
 from asynchub.bus import EventBus
 from asynchub.channels import Cursor, Overflow, Selection, SubscriptionStatistics
 from asynchub.errors import LagExceededError, SubscriptionError
 from asynchub.events import Event, EventsDropped
-from asynchub.requests import Request
+from asynchub.stretches import sifted
 
-__all__ = ("BATCH", "Publisher", "Subscription")
+__all__ = ("BATCH", "Subscription")
 
-E = TypeVar("E", bound=Event)
-R = TypeVar("R", bound=Request)
 BATCH = 256
 """Events handed out between two checkpoints."""
-
-
-class Publisher(Protocol):
-    """Where a subscriber's own events go: the hub."""
-
-    def publish(self, event: E, *, step: int | None = None) -> E: ...
-    def update_scalar(
-        self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
-    ) -> None: ...
-    def request(self, request: R) -> R: ...
 
 
 class _Batches:
@@ -61,7 +49,7 @@ class _Batches:
         return batch
 
 
-class Subscription:
+class Subscription(Answering):
     """A cursor over the log of a hub: an async iterator of events.
 
     Made by ``MessageHub.subscribe`` and ``MessageHub.attach``. As a context manager it closes itself.
@@ -82,12 +70,13 @@ class Subscription:
         past: Callable[[], Iterator[Event]] | None = None,
         past_seq: int | None = None,
         keep: Callable[[Event], bool] | None = None,
+        again: Callable[[int, int], Iterator[Event]] | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(name, publisher)
         self.errors = 0
         self._bus = bus
-        self._publisher = publisher
         self._keep = keep
+        self._again = again
         self._past: Iterator[Event] | None = None
         self._cursor = Cursor(name, max_lag, overflow)
         self._batch: list[Event] = []
@@ -219,18 +208,13 @@ class Subscription:
 
     def _kept(self, events: list[Event], keep: Callable[[Event], bool]) -> list[Event]:
         """Return those that it is to get; when asking raises, that event counts as handled and the rest as not read."""
-        kept: list[Event] = []
-        for index, event in enumerate(events):
-            try:
-                if keep(event):
-                    kept.append(event)
-            except Exception as error:
-                self._left = events[index + 1 :]
-                self.last_seq = event.seq
-                if not kept:
-                    raise
-                self._error = error
-                break
+        kept, left, error = sifted(events, keep)
+        if error is not None:
+            self._left = left
+            self.last_seq = events[-1 - len(left)].seq
+            if not kept:
+                raise error
+            self._error = error
         return kept
 
     def _take_live(self) -> list[Event]:
@@ -323,6 +307,25 @@ class Subscription:
             else:
                 self._waiters.append((position, call))
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits until all is handled: ``flush``, ``save``, or who closed it."""
+        return bool(self._waiters) or self._rest is not None
+
+    def again(self, after: int, upto: int) -> Iterator[Event]:
+        """Return an iterator over what it was handed with a ``seq`` above ``after`` and at most ``upto``, once more.
+
+        It comes from the journal; without one from the histories, which know the newest value of an info only. Reads
+        files, and waits for them: not for a loop's thread.
+
+        Raises:
+            SubscriptionError: it was opened with ``every``, which does not let the same events through twice.
+            JournalError: they are not to be had at this moment.
+        """
+        if self._again is None:
+            raise SubscriptionError(f"{self.name!r} cannot read again: no past was kept for it, or it has an every=")
+        return self._again(after, upto)
+
     def unread(self, events: list[Event]) -> None:
         """Hand out ``events``, the rest of the last batch, once more."""
         self._batch, self._index = events, 0
@@ -331,23 +334,6 @@ class Subscription:
     def read_here(self) -> None:
         """Say that the calling thread's loop is the one that will read it, before it does."""
         self._cursor.thread = threading.get_ident()
-
-    # --- answering
-
-    def publish(self, event: E, *, step: int | None = None) -> E:
-        """Publish ``event`` on the hub; return it as stamped. See ``MessageHub.publish``."""
-        return self._publisher.publish(event, step=step)
-
-    def update_scalar(self, key: str, value: Any, count: int = 1, *, step: int | None = None) -> None:
-        """Record a scalar of the subscriber's own. See ``MessageHub.update_scalar``."""
-        self._publisher.update_scalar(key, value, count, step=step)
-
-    def request(self, request: R) -> R:
-        """Ask something of the training loop, in this subscription's name; return the request as stamped.
-
-        See ``MessageHub.request``.
-        """
-        return self._publisher.request(request if request.author else replace(request, author=self.name))
 
     # --- living
 

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
+from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.catching import CatchingSubscription
 from asynchub.channels import Overflow, Selection
-from asynchub.errors import ArgumentError, SubscriberTypeError
+from asynchub.errors import ArgumentError, JournalError, SubscriberTypeError
 from asynchub.events import Event, EventsDropped
 from asynchub.every import EPOCH_KEY, Every
 from asynchub.runner import Subscriber
 from asynchub.settled import SettledSubscription
-from asynchub.subscription import Publisher, Subscription
+from asynchub.subscription import Subscription
 
 __all__ = ("EventFunction", "Past", "Replay", "Terms", "check_subscriber")
 
@@ -124,7 +125,33 @@ class Terms:
             past=past,
             past_seq=past_seq,
             keep=keep,
+            again=None if self.every is not None else functools.partial(_again, bus, record, read, self.when),
         )
+
+
+def _again(
+    bus: EventBus,
+    record: Past,
+    selection: Selection,
+    when: Callable[[Any], bool] | None,
+    after: int,
+    upto: int,
+) -> Iterator[Event]:
+    """Yield the events of ``selection`` in a range of ``seq``, once more; see ``Subscription.again``."""
+    tap = bus.tap
+    if tap is None:
+        with bus.still():
+            pieces: Iterator[Iterator[Event] | None] = iter((record.past(selection, "none", after),))
+    else:
+        pieces = tap.read_back(after, upto, selection.test())
+    for piece in pieces:
+        if piece is None:
+            raise JournalError("the disk refuses the journal, and what is to be read again is not on it yet")
+        for event in piece:
+            if event.seq > upto:
+                return
+            if when is None or when(event):
+                yield event
 
 
 def _kept(

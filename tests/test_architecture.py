@@ -22,7 +22,7 @@ ROWS = (
     ("errors",),
     ("events", "patterns"),
     ("requests", "stretches"),
-    ("eventforms",),
+    ("answering", "eventforms"),
     ("compiling", "scalars", "columns", "codec", "loops", "every", "channels"),
     ("windows", "pending"),
     ("ledger",),

@@ -158,8 +158,8 @@ def described(event: Event) -> str | None:
         case TrackerDegraded():
             text = f"{event.tracker} does not take anything{at}: {event.error} (kept, and tried again)"
         case TrackerRestored():
-            missed = f", {event.missed} are lost to it" if event.missed else ""
-            text = f"{event.tracker} is back{at}: it got {event.delivered} values late{missed}"
+            lost = f", {event.missed} are lost to it" if event.missed else ""
+            text = f"{event.tracker} is back{at}: it got {event.delivered} values late{lost}"
         case _:
             return None
     return one_line(text)
