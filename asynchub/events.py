@@ -4,7 +4,7 @@ Every event has ``seq``, ``time``, ``step`` and ``key``, and fields of its own. 
 is published; whoever publishes an event of a kind of their own subclasses ``Event``::
 
     @dataclass(frozen=True, kw_only=True)
-    class CheckpointSaved(Event):
+    class ModelExported(Event):
         path: str
 
 Order: ``seq`` grows by one with every event of a hub; two events never share one.

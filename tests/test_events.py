@@ -94,33 +94,33 @@ def test_what_is_no_event_is_refused(junk: dict[str, Any]) -> None:
 
 
 def test_an_unknown_kind_comes_back_as_a_plain_event() -> None:
-    event = event_from_dict({"event": "CheckpointSaved", "seq": 3, "step": 2, "path": "x"})
+    event = event_from_dict({"event": "ModelExported", "seq": 3, "step": 2, "path": "x"})
     assert type(event) is Event
-    assert (event.seq, event.step, event.key) == (3, 2, "CheckpointSaved")
+    assert (event.seq, event.step, event.key) == (3, 2, "ModelExported")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointSaved(Event):
+class ModelExported(Event):
     path: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestCheckpointSaved(CheckpointSaved):
+class BestModelExported(ModelExported):
     key: str = "checkpoints/best"
 
 
 async def test_events_of_other_peoples_kinds_are_stamped_selected_and_delivered() -> None:
     hub = MessageHub("hub")
     hub.step = 7
-    by_kind, by_key = hub.subscribe(CheckpointSaved), hub.subscribe("checkpoints/*")
-    both, scalars = hub.subscribe(BestCheckpointSaved, "a"), hub.subscribe("a")
-    first = hub.publish(CheckpointSaved(path="one"))
-    second = hub.publish(BestCheckpointSaved(path="two"), step=3)
-    third = hub.publish(CheckpointSaved(path="three", step=1))
+    by_kind, by_key = hub.subscribe(ModelExported), hub.subscribe("checkpoints/*")
+    both, scalars = hub.subscribe(BestModelExported, "a"), hub.subscribe("a")
+    first = hub.publish(ModelExported(path="one"))
+    second = hub.publish(BestModelExported(path="two"), step=3)
+    third = hub.publish(ModelExported(path="three", step=1))
     hub.update_scalar("a", 1.0)
     assert [event.seq for event in (first, second, third)] == [1, 2, 3]
     assert [event.step for event in (first, second, third)] == [7, 3, 1]
-    assert first.key == "CheckpointSaved"
+    assert first.key == "ModelExported"
     assert first.time > 1e9
 
     async def got(events: Subscription) -> list[int]:

@@ -35,7 +35,7 @@ from tests.subscribers.observing import observe, observed, stamped
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointSaved(Event):
+class ModelExported(Event):
     """A kind of event that this package does not know."""
 
     path: str
@@ -63,7 +63,7 @@ EVERYTHING: list[Event] = stamped(
         SubscriberFailed(subscriber="x", error="ValueError: \x1b[31m", action="detach", step=2),
         StateLoaded(step=2),
         EventsDropped(missed=5, step=2),
-        CheckpointSaved(path="a.pt", step=3),
+        ModelExported(path="a.pt", step=3),
     ]
 )
 

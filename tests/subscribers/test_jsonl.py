@@ -78,14 +78,14 @@ def test_events_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_an_event_kind_of_others_is_written_with_its_fields(tmp_path: Path) -> None:
     @dataclass(frozen=True, kw_only=True)
-    class CheckpointSaved(Event):
+    class ModelExported(Event):
         path: str
 
     path = tmp_path / "metrics.jsonl"
-    observe(JsonlLogger(path), stamped([CheckpointSaved(path="a.pt", step=4)]))
+    observe(JsonlLogger(path), stamped([ModelExported(path="a.pt", step=4)]))
     assert strict(path.read_text())["path"] == "a.pt"
     (back,) = read_jsonl(path)
-    assert (type(back), back.key, back.step) == (Event, "CheckpointSaved", 4)
+    assert (type(back), back.key, back.step) == (Event, "ModelExported", 4)
 
 
 def test_a_value_that_cannot_be_shown_does_not_end_the_log(tmp_path: Path) -> None:
