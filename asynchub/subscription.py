@@ -309,8 +309,8 @@ class Subscription(Answering):
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits until all is handled: ``flush``, ``save``, or who closed it."""
-        return bool(self._waiters) or self._rest is not None
+        """Whether somebody waits until all is handled: ``flush`` or ``save``."""
+        return bool(self._waiters)
 
     def again(self, after: int, upto: int) -> Iterator[Event]:
         """Return an iterator over what it was handed with a ``seq`` above ``after`` and at most ``upto``, once more.

@@ -41,11 +41,13 @@ class Tap(ABC):
 
     Attributes:
         name: for messages and statistics.
+        begun_seq: ``seq`` of the newest event when it began; it can read back those after that.
         put: makes entries safe, the first of which will have the ``seq`` that it is given; False if there is no room.
             Called with the hub's lock; may be set anew while nobody holds that.
     """
 
     name: str
+    begun_seq: int
     put: Callable[[int, list[Any]], bool]
 
     @abstractmethod

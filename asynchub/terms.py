@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, Protocol, get_args
 
 from asynchub.answering import Publisher
@@ -139,18 +140,17 @@ def _again(
 ) -> Iterator[Event]:
     """Yield the events of ``selection`` in a range of ``seq``, once more; see ``Subscription.again``."""
     tap = bus.tap
-    if tap is None:
+    begun = upto if tap is None else tap.begun_seq
+    pieces: Iterator[Iterator[Event] | None] = iter(())
+    if after < begun:  # the journal cannot read that back: it may hold what does not count, of before a resume
         with bus.still():
-            pieces: Iterator[Iterator[Event] | None] = iter((record.past(selection, "none", after),))
-    else:
-        pieces = tap.read_back(after, upto, selection.test())
-    for piece in pieces:
+            pieces = iter((record.past(selection, "none", after),))
+    for piece in pieces if tap is None else chain(pieces, tap.read_back(after, upto, selection.test())):
         if piece is None:
             raise JournalError("the disk refuses the journal, and what is to be read again is not on it yet")
         for event in piece:
-            if event.seq > upto:
-                return
-            if when is None or when(event):
+            if after < event.seq <= upto and (when is None or when(event)):
+                after = event.seq
                 yield event
 
 

@@ -152,7 +152,7 @@ class Journal(Flushing):
                     hub._log(rewound)
                     hub._replayed = (*hub._replayed, rewound)  # for those attached later
                 self._taking.begin(bus.seq)
-                self._begun_seq = bus.seq
+                self.begun_seq = bus.seq
                 self._store(self._tail)
                 bus.tap_with(self, "patient" if self.level == "disk" else self.level == "process")
                 self._open = True
@@ -238,7 +238,7 @@ class Journal(Flushing):
         self, after: int, upto: int, test: Callable[[str, type[Event]], bool]
     ) -> Iterator[Iterator[Event] | None]:
         """Yield what it has of the events in ``(after, upto]``; see ``Tap.read_back``."""
-        reader = SegmentReader(self.path, max(after, self._begun_seq))
+        reader = SegmentReader(self.path, max(after, self.begun_seq))
         registry = self._registry or self._hub.registry
         while reader.last_seq < upto:
             found = reader.read()
