@@ -104,6 +104,8 @@ class SettlePoint:
 
     Attributes:
         failed: called with the name of a control subscriber and what it raised.
+        settled_count: settle points so far.
+        settled_seconds: what they took of the time of the code that settles.
     """
 
     def __init__(self, bus: EventBus, publisher: Publisher) -> None:
@@ -118,6 +120,8 @@ class SettlePoint:
         self._thread: int | None = None
         self._running: ControlSubscriber | None = None  # whose code runs right now, in the thread that settles
         self._awaiting = ""
+        self.settled_count = 0
+        self.settled_seconds = 0.0
 
     def forked(self) -> None:
         """Forget everybody, as a forked child must; what the parent process runs is not ended here."""
@@ -194,6 +198,7 @@ class SettlePoint:
                 "settle() or flush() was called amid a settle point of this very thread, and would wait for it; "
                 "call it after that has returned"
             )
+        begun = time.perf_counter()
         if not self._settling.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
             raise WaitTimeoutError(f"another thread has been settling for {timeout} s")
         try:
@@ -207,12 +212,18 @@ class SettlePoint:
                     break
         finally:
             self._thread = None
+            self._count(begun)
             self._settling.release()
+
+    def _count(self, begun: float) -> None:
+        self.settled_count += 1
+        self.settled_seconds += time.perf_counter() - begun
 
     async def settled(self, timeout: float | None) -> None:
         """Do the same in this task, where control subscribers may await; see ``MessageHub.settled``."""
         if not self._settling.acquire(blocking=False):
             raise LifecycleError("another settle point is under way; settle from one place")
+        begun = time.perf_counter()
         try:
             self._thread = threading.get_ident()
             if timeout is None:
@@ -222,6 +233,7 @@ class SettlePoint:
                     await _Awaited(self._rounds(deadline_in(timeout), awaited=True))
         finally:
             self._thread = None
+            self._count(begun)
             self._settling.release()
 
     def refuse_nested(self) -> None:

@@ -44,6 +44,8 @@ class HubStatistics:
         subscriptions: of each open subscription, how it is doing.
         held: events that wait for a value from a device, their own or one published before.
         devices: of each device that values came from in this process, how they do.
+        settled_count: settle points so far.
+        settled_seconds: what they took of the training loop's time, rules and what requests applied included.
     """
 
     seq: int
@@ -53,6 +55,8 @@ class HubStatistics:
     subscriptions: tuple[SubscriptionStatistics, ...]
     held: int = 0
     devices: tuple[DeviceStatistics, ...] = ()
+    settled_count: int = 0
+    settled_seconds: float = 0.0
 
 
 class Feed(Record):
@@ -214,6 +218,8 @@ class Feed(Record):
             subscriptions=tuple(one.statistics() for one in readers),
             held=held,
             devices=tuple(courier.statistics() for courier in couriers()),
+            settled_count=self._settle_point.settled_count,
+            settled_seconds=self._settle_point.settled_seconds,
         )
 
     # --- asking

@@ -510,3 +510,31 @@ def test_an_interrupt_before_its_turn_costs_a_control_subscriber_nothing(terms: 
     hub.settle()
     assert seen == ([0.0, 2.0] if "overflow" in terms else [0.0, 1.0, 2.0])
     assert attachment.statistics().lag == 0
+
+
+class Slow(Rule):
+    """A rule that takes 20 ms for each event."""
+
+    async def __call__(self, events: Subscription) -> None:
+        async for _ in events:
+            threading.Event().wait(0.02)
+
+
+def test_the_hub_knows_what_its_settle_points_took() -> None:
+    hub = MessageHub("hub")
+    hub.attach(Slow())
+    for number in range(1, 4):
+        hub.update_scalar("a", 1.0)
+        hub.settle()
+        statistics = hub.statistics()
+        assert statistics.settled_count == number
+        assert 0.02 * number <= statistics.settled_seconds < 5
+
+
+async def test_it_knows_of_those_that_are_awaited_too() -> None:
+    hub = MessageHub("hub")
+    hub.attach(Slow())
+    hub.update_scalar("a", 1.0)
+    await hub.settled()
+    assert hub.statistics().settled_count == 1
+    assert 0.02 <= hub.statistics().settled_seconds < 5
