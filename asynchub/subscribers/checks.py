@@ -84,14 +84,23 @@ def check_number(name: str, value: object, at_least: float = -math.inf) -> float
     return float(value)
 
 
-def take_state(state: object, fields: Mapping[str, tuple[type, ...]], whose: str) -> dict[str, Any]:
+def take_state(
+    state: object, fields: Mapping[str, tuple[type, ...]], whose: str, absent: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the ``fields`` of a state dict, each of which must be of one of its types; others are left out.
+
+    Args:
+        state: what is to be one.
+        fields: the types of each field.
+        whose: whom it is of, for errors.
+        absent: what fields have that older states lack.
 
     Raises:
         StateDictError: a field is missing or of another type.
     """
     if not isinstance(state, Mapping):
         raise StateDictError(f"the state of {whose} must be a dict, got {type(state).__name__}")
+    state = {**(absent or {}), **state}
     for name, types in fields.items():
         if name not in state:
             raise StateDictError(f"the state of {whose} lacks {name!r}, got {sorted(map(str, state))}")

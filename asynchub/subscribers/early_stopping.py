@@ -1,31 +1,29 @@
 """Early stopping: ask for the end of training when a scalar has stopped getting better.
 
 Deterministic: it decides at settle points, from the events alone; a recorded run gives the same decisions again.
+Explained: each check is published as a ``Decided``, with the verdict ``"improved"``, ``"waiting"`` or ``"stop"``, or
+    ``"late"`` if it came too late to be decided on.
 Resume: the state holds what was seen, never the arguments: those of the constructor win. A rule that was exhausted when
     the state was saved asks again at its next check, unless that one improves.
-Not finite: a NaN or an infinity is never an improvement and never becomes the best value.
+Not finite: a NaN or an infinity is never an improvement and never becomes the best value; in the presets of ``like`` it
+    is what it is in the original.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 from asynchub.errors import ArgumentError, StateDictError
-from asynchub.requests import StopRequested
-from asynchub.subscribers.checks import (
-    Better,
-    Checks,
-    Mode,
-    Smooth,
-    ThresholdMode,
-    check_count,
-    check_number,
-    take_state,
-)
+from asynchub.events import Event
+from asynchub.requests import Decided, StopRequested
+from asynchub.subscribers.checks import Checks, Mode, Smooth, ThresholdMode, check_count, take_state
+from asynchub.subscribers.lateness import StepOrder
+from asynchub.subscribers.presets import preset_of
+from asynchub.subscribers.stopping_presets import STOPPING_PRESETS
+from asynchub.subscribers.stopping_rule import OwnRule, StoppingRule, check_flag
 from asynchub.subscription import Subscription
 
 __all__ = ("EarlyStopping", "StoppingReason")
@@ -67,14 +65,16 @@ class EarlyStopping:
             weight of the newest), instead of each value.
         min_epochs: do not ask before the runtime info ``epoch`` has reached this; a reason that has gone by then is
             forgotten.
+        restore_best: called with the step of the best value right after it has asked, in the thread that settles: load
+            the weights of that step here. What it raises, the settle point raises. Not called if no value was the best
+            yet, nor when a run ends by itself: then ``best_step`` says what to load.
+        allowed_lateness: decide on checks in the order of their steps, though they come up to so many steps (``200`` or
+            ``"200ba"``) or epochs (``"2ep"``) late; see ``asynchub.subscribers.lateness``. A decision comes that much
+            later, too. None: in the order of arrival.
 
     Attributes:
         monitor: as given.
         mode: as given.
-        patience: as given.
-        best: the value that the next one must improve on; None before the first.
-        best_step: the step of that value.
-        wait: checks since the last improvement.
         stopping_reason: why the last check asked, or would before ``min_epochs``; else ``NOT_STOPPED``.
 
     Raises:
@@ -101,119 +101,213 @@ class EarlyStopping:
         strict: bool = True,
         smooth: Smooth = None,
         min_epochs: int | None = None,
+        restore_best: Callable[[int], object] | None = None,
+        allowed_lateness: int | str | None = None,
     ) -> None:
+        rule = OwnRule(
+            patience,
+            min_delta,
+            mode,
+            threshold_mode,
+            cumulative,
+            baseline,
+            check_finite,
+            stopping_threshold,
+            divergence_threshold,
+        )
+        rule.start_from, rule.strict = start_from, check_flag("strict", strict)
+        self._begin(monitor, rule, smooth, min_epochs, restore_best, allowed_lateness)
+
+    @classmethod
+    def like(
+        cls,
+        library: str,
+        monitor: str,
+        *,
+        restore_best: Callable[[int], object] | None = None,
+        allowed_lateness: int | str | None = None,
+        **their_arguments: Any,
+    ) -> Self:
+        """Return a rule that stops at the check at which the early stopping of another library does.
+
+        Where the original begins anew after a resume, this goes on.
+
+        Args:
+            library: ``"keras"``, ``"lightning"``, ``"hf"`` (transformers), ``"ignite"``, ``"mmengine"`` or
+                ``"optuna"`` (its ``PatientPruner`` around no other).
+            monitor: key of the scalar.
+            restore_best: as of the class.
+            allowed_lateness: as of the class.
+            their_arguments: those of the original, by their names there and with its defaults, as far as they have to
+                do with when it stops; see ``asynchub.subscribers.stopping_presets``.
+
+        Raises:
+            PatternError: ``monitor`` is not a key.
+            ArgumentError: there is no such preset, or an argument is unknown to it, missing, or out of range.
+        """
+        stopping = cls(monitor)
+        rule = preset_of(STOPPING_PRESETS, library, monitor, their_arguments, cls.__name__)
+        stopping._begin(monitor, rule, None, None, restore_best, allowed_lateness)
+        return stopping
+
+    def _begin(
+        self,
+        monitor: str,
+        rule: StoppingRule,
+        smooth: Smooth,
+        min_epochs: int | None,
+        restore_best: Callable[[int], object] | None,
+        allowed_lateness: int | str | None,
+    ) -> None:
+        self._rule = rule
         self._min_epochs = None if min_epochs is None else check_count("min_epochs", min_epochs)
-        self._checks = Checks(monitor, start_from, smooth, epochs=min_epochs is not None)
+        if restore_best is not None and not callable(restore_best):
+            raise ArgumentError(
+                f"restore_best must be a function of the step to restore, or None, got {restore_best!r}"
+            )
+        self._restore_best = restore_best
+        self._order = StepOrder(monitor, allowed_lateness)
+        epochs = min_epochs is not None or self._order.needs_epochs
+        self._checks = Checks(monitor, rule.start_from, smooth, epochs=epochs)
         self.monitor = self._checks.monitor
         self.keys = self._checks.keys
-        self.mode = mode
-        self.patience = check_count("patience", patience)
-        self._better = Better(mode, check_number("min_delta", min_delta, 0), threshold_mode)
-        self._baseline = None if baseline is None else check_number("baseline", baseline)
-        self._stopping = None if stopping_threshold is None else check_number("stopping_threshold", stopping_threshold)
-        self._divergence = (
-            None if divergence_threshold is None else check_number("divergence_threshold", divergence_threshold)
-        )
-        for name, flag in (("cumulative", cumulative), ("check_finite", check_finite), ("strict", strict)):
-            if not isinstance(flag, bool):
-                raise ArgumentError(f"{name} must be True or False, got {flag!r}")
-        self._cumulative = cumulative
-        self._check_finite = check_finite
-        self._strict = strict
-        self.best: float | None = None
-        self.best_step: int | None = None
-        self.wait = 0
+        self.mode = rule.mode
         self.stopping_reason = StoppingReason.NOT_STOPPED
+        self._asked = False
+
+    @property
+    def patience(self) -> int:
+        """Consecutive checks without an improvement after which it asks; a new one holds from the next check on."""
+        return self._rule.patience
+
+    @patience.setter
+    def patience(self, patience: int) -> None:
+        self._rule.patience = check_count("patience", patience)
+
+    @property
+    def best(self) -> float | None:
+        """The value that the next one must improve on; None before the first."""
+        return self._rule.best
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of that value."""
+        return self._rule.best_step
+
+    @property
+    def wait(self) -> int:
+        """Checks since the last improvement."""
+        return self._rule.wait
 
     async def __call__(self, events: Subscription) -> None:
-        asked = False  # once in a life: a run that goes on after a resume is to hear it again
+        self._asked = False  # once in a life: a run that goes on after a resume is to hear it again
         async for event in events:
-            value = self._checks.value(event)
-            if value is None:
-                continue
-            self.stopping_reason = self.check(value, event.step)
-            if self.stopping_reason is StoppingReason.NOT_STOPPED or asked or not self._may_stop():
-                continue
-            asked = True
-            events.request(StopRequested(reason=self._reason(value)))
-        if self._strict:
+            for due in self._order.take(event, events):
+                self._look_at(due, events)
+        for due in self._order.rest():
+            self._look_at(due, events)
+        if self._rule.strict:
             self._warn_if_blind(events.name)
+
+    def _look_at(self, event: Event, events: Subscription) -> None:
+        value = self._checks.value(event)
+        if value is None:
+            return
+        rule, bar = self._rule, self._rule.bar
+        self.stopping_reason = self.check(value, event.step)
+        stopped = self.stopping_reason is not StoppingReason.NOT_STOPPED
+        stops = stopped and self._may_stop()
+        if stops:
+            verdict, reason = "stop", self._reason(value)
+        elif stopped:
+            verdict, reason = "waiting", f"{self._reason(value)}; not before epoch {self._min_epochs}"
+        elif rule.wait:
+            beside = "" if bar is None else f" on {bar:.6g}"
+            reason = f"{self.monitor} is {value:.6g}, no improvement{beside}: {rule.wait} of {rule.patience} checks"
+            verdict = "waiting"
+        else:
+            beside = "the first" if bar is None else f"an improvement on {bar:.6g}"
+            verdict, reason = "improved", f"{self.monitor} is {value:.6g}, {beside}"
+        events.publish(
+            Decided(
+                author=events.name,
+                verdict=verdict,
+                reason=reason,
+                monitor=self.monitor,
+                value=value,
+                best=bar,
+                wait=rule.wait,
+                patience=rule.patience,
+                step=event.step,
+            )
+        )
+        if not stops or self._asked:
+            return
+        self._asked = True
+        events.request(StopRequested(reason=reason))
+        if self._restore_best is not None and rule.best_step is not None:
+            self._restore_best(rule.best_step)
 
     def check(self, value: float, step: int | None = None) -> StoppingReason:
         """Take the value of one more check into account; return why training should stop now, if it should.
 
-        This is the whole rule but for ``start_from``, ``smooth`` and ``min_epochs``.
+        This is the whole rule but for ``start_from``, ``smooth``, ``min_epochs`` and ``allowed_lateness``.
         """
-        improved = math.isfinite(value) and self._improves(value)
-        self.wait = 0 if improved else self.wait + 1
-        if improved or (not self._cumulative and self._gains(value)):
-            self.best, self.best_step = value, step
-        if not math.isfinite(value) and self._check_finite:
-            return StoppingReason.NON_FINITE_METRIC
-        if self._stopping is not None and math.isfinite(value) and self._better.beats(value, self._stopping):
-            return StoppingReason.STOPPING_THRESHOLD
-        if self._divergence is not None and self._better.beats(self._divergence, value):
-            return StoppingReason.DIVERGENCE_THRESHOLD
-        if self.wait and self.wait >= self.patience:
-            return StoppingReason.PATIENCE_EXHAUSTED
-        return StoppingReason.NOT_STOPPED
-
-    def _improves(self, value: float) -> bool:
-        bar = self._bar()
-        return bar is None or self._better(value, bar)
-
-    def _gains(self, value: float) -> bool:
-        bar = self._bar()
-        return math.isfinite(value) and (bar is None or self._better.beats(value, bar))
-
-    def _bar(self) -> float | None:
-        return self._baseline if self.best is None else self.best
+        return _REASONS[self._rule.check(value, step)]
 
     def _may_stop(self) -> bool:
         epoch = self._checks.epoch
         return self._min_epochs is None or (epoch is not None and epoch >= self._min_epochs)
 
     def _reason(self, value: float) -> str:
+        rule = self._rule
         better, worse = ("below", "above") if self.mode == "min" else ("above", "below")
         match self.stopping_reason:
             case StoppingReason.NON_FINITE_METRIC:
                 return f"{self.monitor} is {value}"
             case StoppingReason.STOPPING_THRESHOLD:
-                return f"{self.monitor} is {value:.6g}, {better} the threshold {self._stopping:g}"
+                return f"{self.monitor} is {value:.6g}, {better} the threshold {rule.stopping_threshold:g}"
             case StoppingReason.DIVERGENCE_THRESHOLD:
-                return f"{self.monitor} is {value:.6g}, {worse} the threshold {self._divergence:g}"
-        checks = "1 check" if self.wait == 1 else f"{self.wait} checks"
-        if self.best is not None:
-            at = "" if self.best_step is None else f" of step {self.best_step}"
-            return f"{self.monitor} has not improved on {self.best:.6g}{at} for {checks}"
-        if self._baseline is not None:
-            return f"{self.monitor} has not improved on the baseline {self._baseline:g} for {checks}"
+                return f"{self.monitor} is {value:.6g}, {worse} the threshold {rule.divergence_threshold:g}"
+        checks = "1 check" if rule.wait == 1 else f"{rule.wait} checks"
+        if rule.best is not None:
+            at = "" if rule.best_step is None else f" of step {rule.best_step}"
+            return f"{self.monitor} has not improved on {rule.best:.6g}{at} for {checks}"
+        if rule.bar is not None:
+            return f"{self.monitor} has not improved on the baseline {rule.bar:g} for {checks}"
         return f"{self.monitor} has had no finite value for {checks}"
 
     def _warn_if_blind(self, name: str) -> None:
         if not self._checks.seen:
             logger.warning("%s never saw its scalar %r: nothing could stop this run", name, self.monitor)
         elif self._checks.epoch is None and len(self.keys) > 1:
-            logger.warning("%s never saw the runtime info 'epoch', which min_epochs and start_from go by", name)
+            logger.warning(
+                "%s never saw the runtime info 'epoch', which min_epochs, start_from and allowed_lateness go by", name
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been seen and decided; no arguments."""
-        own = {"best": self.best, "best_step": self.best_step, "wait": self.wait, "reason": self.stopping_reason.value}
-        return own | self._checks.state_dict()
+        """Return what has been seen and decided, and what is held back; no arguments."""
+        own = {"reason": self.stopping_reason.value}
+        return self._rule.state_dict() | own | self._checks.state_dict() | self._order.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was saved, with this object's own arguments.
+        """Go on where ``state`` was saved, with this object's own arguments: also those of another preset.
 
         Raises:
             StateDictError: ``state`` is not what ``state_dict`` returned.
         """
-        none = type(None)
-        fields = {"best": (int, float, none), "best_step": (int, none), "wait": (int,), "reason": (str,)}
-        taken = take_state(state, fields | dict(Checks.state_fields), "EarlyStopping")
+        fields = {"reason": (str,), **self._rule.state_fields, **Checks.state_fields, **StepOrder.state_fields}
+        taken = take_state(state, fields, "EarlyStopping", {**self._rule.absent, **StepOrder.absent})
         try:
             reason = StoppingReason(taken["reason"])
         except ValueError as error:
             raise StateDictError(f"'reason' in the state of EarlyStopping is unknown: {taken['reason']!r}") from error
+        order = self._order.loadable(taken)
+        self._rule.check_state(taken)
         self._checks.load_state(taken)
-        self.best, self.best_step, self.wait = taken["best"], taken["best_step"], taken["wait"]
+        self._rule.load_state(taken)
+        self._order.load(order)
         self.stopping_reason = reason
+
+
+_REASONS = {reason.value: reason for reason in StoppingReason}

@@ -1,7 +1,9 @@
 """Reduce the learning rate, or another parameter of an optimizer, when a scalar has stopped getting better.
 
-Decisions: those of torch's ``ReduceLROnPlateau``, value for value, unless ``smooth``, ``start_from`` or
-    ``threshold_mode="rel_abs"`` ask for something torch does not have.
+Decisions: those of torch's ``ReduceLROnPlateau``, value for value, unless ``smooth``, ``start_from``,
+    ``threshold_mode="rel_abs"`` or ``allowed_lateness`` ask for something torch does not have.
+Explained: each check is published as a ``Decided``, with the verdict ``"improved"``, ``"waiting"``, ``"cooldown"``,
+    ``"reduced"`` or ``"at_bound"`` (due, but no group can be reduced), or ``"late"`` if it came too late to decide on.
 Applied: at the settle point, in the thread of the training loop. Each group that changes is published as a
     ``ParameterChanged``.
 Resume: the state holds what was seen, never the arguments: those of the constructor win. The parameter itself is part
@@ -12,20 +14,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from asynchub.errors import ArgumentError
-from asynchub.requests import ParameterChanged
-from asynchub.subscribers.checks import (
-    Better,
-    Checks,
-    Mode,
-    Smooth,
-    ThresholdMode,
-    check_count,
-    check_number,
-    take_state,
-)
+from asynchub.events import Event
+from asynchub.requests import Decided, ParameterChanged
+from asynchub.subscribers.checks import Checks, Mode, Smooth, ThresholdMode, take_state
+from asynchub.subscribers.lateness import StepOrder
+from asynchub.subscribers.plateau_presets import PLATEAU_PRESETS, PlateauRule, TorchPlateau
+from asynchub.subscribers.presets import preset_of
 from asynchub.subscription import Subscription
 
 __all__ = ("ReduceLROnPlateau",)
@@ -54,13 +51,13 @@ class ReduceLROnPlateau:
         start_from: checks before this are not looked at: how many, or an epoch (``"5ep"``) or a step (``"100ba"``).
         smooth: look at the mean of the last n checks (int), or at a moving average (``("ema", alpha)``, alpha being the
             weight of the newest), instead of each value.
+        allowed_lateness: decide on checks in the order of their steps, though they come up to so many steps (``200`` or
+            ``"200ba"``) or epochs (``"2ep"``) late; see ``asynchub.subscribers.lateness``. A decision comes that much
+            later, too. None: in the order of arrival.
 
     Attributes:
         monitor: as given.
         mode: as given.
-        best: the value that the next one must improve on; an infinity before the first.
-        bad_checks: checks without an improvement since the last one, the last reduction or the end of its cooldown.
-        cooldown_left: checks until bad ones count again.
 
     Raises:
         PatternError: ``monitor`` is not a key.
@@ -85,92 +82,170 @@ class ReduceLROnPlateau:
         param_name: str = "lr",
         start_from: int | str = 0,
         smooth: Smooth = None,
+        allowed_lateness: int | str | None = None,
     ) -> None:
-        self._checks = Checks(monitor, start_from, smooth)
+        rule = TorchPlateau(mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
+        self._begin(optimizer, monitor, rule, start_from, smooth, param_name, allowed_lateness)
+
+    @classmethod
+    def like(
+        cls,
+        library: str,
+        optimizer: Any,
+        monitor: str,
+        *,
+        param_name: str = "lr",
+        allowed_lateness: int | str | None = None,
+        **their_arguments: Any,
+    ) -> Self:
+        """Return a rule that reduces at the check at which the ``ReduceLROnPlateau`` of another library does.
+
+        Where the original begins anew after a resume, this goes on.
+
+        Args:
+            library: ``"keras"``.
+            optimizer: as of the class; its groups are what the optimizers of several are to Keras.
+            monitor: key of the scalar.
+            param_name: as of the class.
+            allowed_lateness: as of the class.
+            their_arguments: those of the original, by their names there and with its defaults; see
+                ``asynchub.subscribers.plateau_presets``.
+
+        Raises:
+            PatternError: ``monitor`` is not a key.
+            ArgumentError: there is no such preset, or an argument is unknown to it or out of range.
+        """
+        plateau = cls(optimizer, monitor, param_name=param_name)
+        rule = preset_of(PLATEAU_PRESETS, library, monitor, their_arguments, cls.__name__)
+        plateau._begin(optimizer, monitor, rule, 0, None, param_name, allowed_lateness)
+        return plateau
+
+    def _begin(
+        self,
+        optimizer: Any,
+        monitor: str,
+        rule: PlateauRule,
+        start_from: int | str,
+        smooth: Smooth,
+        param_name: str,
+        allowed_lateness: int | str | None,
+    ) -> None:
+        self._rule = rule
+        self._order = StepOrder(monitor, allowed_lateness)
+        self._checks = Checks(monitor, start_from, smooth, epochs=self._order.needs_epochs)
         self.monitor = self._checks.monitor
         self.keys = self._checks.keys
-        self.mode = mode
-        self._better = Better(mode, check_number("threshold", threshold, 0), threshold_mode)
-        self._factor = check_number("factor", factor, 0)
-        if self._factor >= 1:
-            raise ArgumentError(f"factor must be below 1, got {factor!r}")
-        self._patience = check_count("patience", patience)
-        self._cooldown = check_count("cooldown", cooldown)
-        self._eps = check_number("eps", eps, 0)
+        self.mode = rule.mode
         self._groups = _groups_of(optimizer, param_name)
         self._param_name = param_name
-        self._min_lr = _bounds(min_lr, len(self._groups()))
-        self.best = self._better.worst
-        self.bad_checks = 0
-        self.cooldown_left = 0
+        groups = len(self._groups())
+        if isinstance(rule.min_lr, list) and len(rule.min_lr) != groups:
+            wanted = f"one number, or one for each of the {groups} groups"
+            raise ArgumentError(f"min_lr must be {wanted}, got {len(rule.min_lr)}")
         self._warned = False
+
+    @property
+    def best(self) -> float | None:
+        """The value that the next one must improve on; an infinity before the first, and None like Keras."""
+        return self._rule.best
+
+    @property
+    def bad_checks(self) -> int:
+        """Checks without an improvement since the last one, the last reduction or the end of its cooldown."""
+        return self._rule.bad_checks
+
+    @property
+    def cooldown_left(self) -> int:
+        """Checks until bad ones count again."""
+        return self._rule.cooldown_left
 
     async def __call__(self, events: Subscription) -> None:
         async for event in events:
-            value = self._checks.value(event)
-            if value is not None and self.check(value):
-                self._reduce(events)
+            for due in self._order.take(event, events):
+                self._look_at(due, events)
+        for due in self._order.rest():
+            self._look_at(due, events)
 
     def check(self, value: float) -> bool:
-        """Take the value of one more check into account; tell whether the parameter is to be reduced now.
+        """Take the value of one more check into account; tell whether the parameter is to be reduced now."""
+        return self._rule.check(value) == "due"
 
-        Source:
-            torch 2.13, ``ReduceLROnPlateau.step``.
-        """
-        if self._better(value, self.best):
-            self.best = value
-            self.bad_checks = 0
+    def _look_at(self, event: Event, events: Subscription) -> None:
+        value = self._checks.value(event)
+        if value is None:
+            return
+        rule, best = self._rule, self._rule.best
+        bar = None if best is None or best == rule.nothing else best
+        verdict: str = rule.check(value)
+        changes: list[tuple[Any, ParameterChanged]] = []
+        shown, beside = f"{self.monitor} is {value:.6g}", "" if bar is None else f" on {bar:.6g}"
+        if verdict == "improved":
+            reason = f"{shown}, {f'an improvement{beside}' if beside else 'the first'}"
             self._warn_of_the_sign()
+        elif verdict == "due":
+            checks = "1 check" if rule.wait == 1 else f"{rule.wait} checks"
+            reason = f"{self.monitor} has not improved{beside} for {checks}"
+            changes = self._changes(reason, events.name)
+            verdict = "reduced" if changes else "at_bound"
+        elif verdict == "cooldown":
+            reason = f"{shown}, no improvement{beside}, but bad checks do not count yet: cooldown"
         else:
-            self.bad_checks += 1
-        if self.cooldown_left > 0:
-            self.cooldown_left -= 1
-            self.bad_checks = 0
-        if self.bad_checks <= self._patience:
-            return False
-        self.cooldown_left = self._cooldown
-        self.bad_checks = 0
-        return True
+            reason = f"{shown}, no improvement{beside}: {rule.wait} of {rule.patience} checks"
+        events.publish(
+            Decided(
+                author=events.name,
+                verdict=verdict,
+                reason=reason,
+                monitor=self.monitor,
+                value=value,
+                best=bar,
+                wait=rule.wait,
+                patience=rule.patience,
+                step=event.step,
+            )
+        )
+        if changes:
+            rule.was_reduced()
+        for group, change in changes:
+            parameter = group[self._param_name]
+            if hasattr(parameter, "fill_"):  # a tensor, which a captured graph may hold on to
+                parameter.fill_(change.new)
+            else:
+                group[self._param_name] = change.new
+            events.publish(change)
 
-    def _reduce(self, events: Subscription) -> None:
-        groups = self._groups()
-        bounds = self._min_lr if isinstance(self._min_lr, list) else [self._min_lr] * len(groups)
+    def _changes(self, reason: str, author: str) -> list[tuple[Any, ParameterChanged]]:
+        """Return each group whose parameter is to be reduced, and the event that says so."""
+        groups, min_lr = self._groups(), self._rule.min_lr
+        bounds = min_lr if isinstance(min_lr, list) else [min_lr] * len(groups)
         if len(bounds) != len(groups):
             raise ArgumentError(
                 f"min_lr has {len(bounds)} bounds and the optimizer {len(groups)} groups by now; give one for all"
             )
-        checks = self._patience + 1
-        reason = f"{self.monitor} has not improved on {self.best:.6g} for {checks} check{'s' if checks > 1 else ''}"
+        changes = []
         for index, (group, bound) in enumerate(zip(groups, bounds, strict=True)):
             old = float(group[self._param_name])
-            new = max(old * self._factor, bound)
-            if not old - new > self._eps:
-                continue
-            if hasattr(group[self._param_name], "fill_"):  # a tensor, which a captured graph may hold on to
-                group[self._param_name].fill_(new)
-            else:
-                group[self._param_name] = new
-            events.publish(
-                ParameterChanged(
-                    name=self._param_name, group=index, old=old, new=new, reason=reason, author=events.name
-                )
-            )
+            new = self._rule.lowered(old, bound)
+            if new is not None:
+                name = self._param_name
+                change = ParameterChanged(name=name, group=index, old=old, new=new, reason=reason, author=author)
+                changes.append((group, change))
+        return changes
 
     def _warn_of_the_sign(self) -> None:
-        if self.best > 0 or self._warned or self._better.threshold_mode != "rel" or not self._better.threshold:
+        if self._warned or not self._rule.rising:
             return
         self._warned = True
         logger.warning(
             "the best %r is %g: with threshold_mode='rel' the threshold is 0 at 0 and has the wrong sign below, where "
             "slightly worse values count as improvements; use 'rel_abs' or 'abs'",
             self.monitor,
-            self.best,
+            self._rule.best,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been seen and decided; neither arguments nor the parameter."""
-        own = {"best": self.best, "bad_checks": self.bad_checks, "cooldown_left": self.cooldown_left}
-        return own | self._checks.state_dict()
+        """Return what has been seen and decided, and what is held back; neither arguments nor the parameter."""
+        return self._rule.state_dict() | self._checks.state_dict() | self._order.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was saved, with this object's own arguments.
@@ -178,10 +253,12 @@ class ReduceLROnPlateau:
         Raises:
             StateDictError: ``state`` is not what ``state_dict`` returned.
         """
-        fields = {"best": (int, float), "bad_checks": (int,), "cooldown_left": (int,)}
-        taken = take_state(state, fields | dict(Checks.state_fields), "ReduceLROnPlateau")
+        fields = {**self._rule.state_fields, **Checks.state_fields, **StepOrder.state_fields}
+        taken = take_state(state, fields, "ReduceLROnPlateau", StepOrder.absent)
+        order = self._order.loadable(taken)
         self._checks.load_state(taken)
-        self.best, self.bad_checks, self.cooldown_left = taken["best"], taken["bad_checks"], taken["cooldown_left"]
+        self._rule.load_state(taken)
+        self._order.load(order)
 
 
 def _groups_of(optimizer: Any, param_name: str) -> Any:
@@ -198,11 +275,3 @@ def _groups_of(optimizer: Any, param_name: str) -> Any:
                 f"param_name must name a number in every group, got {param_name!r}; group {index} has {known}"
             ) from error
     return lambda: optimizer.param_groups  # asked each time: loading an optimizer's state makes new ones
-
-
-def _bounds(min_lr: object, groups: int) -> float | list[float]:
-    if not isinstance(min_lr, (list, tuple)):
-        return check_number("min_lr", min_lr)
-    if len(min_lr) != groups:
-        raise ArgumentError(f"min_lr must be one number, or one for each of the {groups} groups, got {len(min_lr)}")
-    return [check_number(f"min_lr[{index}]", one) for index, one in enumerate(min_lr)]

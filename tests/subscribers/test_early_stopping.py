@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asynchub.errors import ArgumentError, PatternError, StateDictError
+from asynchub.errors import ArgumentError, ControlFailedError, PatternError, StateDictError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
-from asynchub.requests import StopRequested
+from asynchub.requests import Decided, StopRequested
 from asynchub.subscribers.early_stopping import EarlyStopping, StoppingReason
 from asynchub.testing import Drive, drive, scalars
 
@@ -23,12 +24,20 @@ NAN, INF = math.nan, math.inf
 REASONS = StoppingReason
 
 
+def stops(answers: list[Event]) -> list[StopRequested]:
+    return [answer for answer in answers if isinstance(answer, StopRequested)]
+
+
+def decisions(answers: list[Event]) -> list[Decided]:
+    return [answer for answer in answers if isinstance(answer, Decided)]
+
+
 def stop_index(series: list[float], **arguments: Any) -> int | None:
     """Return the index of the value of ``series`` at which training is asked to stop."""
     driven = Drive(EarlyStopping("val/loss", **arguments))
-    stops = [index for index, event in enumerate(scalars("val/loss", series)) if driven.send(event)]
+    found = [index for index, event in enumerate(scalars("val/loss", series)) if stops(driven.send(event))]
     driven.close()
-    return stops[0] if stops else None
+    return found[0] if found else None
 
 
 def saved_and_loaded(stopping: EarlyStopping, *, monitor: str = "val/loss", **arguments: Any) -> EarlyStopping:
@@ -162,8 +171,8 @@ def test_a_check_is_the_mean_over_its_samples() -> None:
     driven = Drive(stopping := EarlyStopping("acc", mode="max", patience=1))
     driven.send(ScalarUpdated(key="acc", value=30, count=60))
     assert stopping.best == 0.5
-    assert not driven.send(ScalarUpdated(key="acc", value=6, count=10))
-    assert driven.send(ScalarUpdated(key="acc", value=50, count=100))
+    assert not stops(driven.send(ScalarUpdated(key="acc", value=6, count=10)))
+    assert stops(driven.send(ScalarUpdated(key="acc", value=50, count=100)))
     driven.close()
 
 
@@ -191,14 +200,14 @@ def test_an_int_beyond_every_float_is_not_finite() -> None:
 )
 def test_what_comes_before_start_from_is_not_looked_at(start_from: int | str, index: int) -> None:
     driven = Drive(EarlyStopping("loss", patience=2, start_from=start_from))
-    stops: list[int] = []
+    found: list[int] = []
     for number, event in enumerate(scalars("loss", [0.0, *[1.0] * 11])):
         if number % 5 == 0:
             driven.send(InfoUpdated(key="epoch", value=number // 5 + 1))
-        if driven.send(event):
-            stops.append(number)
+        if stops(driven.send(event)):
+            found.append(number)
     driven.close()
-    assert stops == [index]
+    assert found == [index]
 
 
 def test_a_window_looks_at_the_mean_of_the_last_values() -> None:
@@ -230,8 +239,7 @@ def test_a_nan_stays_out_of_the_average() -> None:
 
 
 def test_it_asks_once_and_says_why() -> None:
-    (stop,) = drive(EarlyStopping("val/loss", patience=2), scalars("val/loss", [1.0, 0.25, 0.5, 0.5, 0.5, NAN]))
-    assert isinstance(stop, StopRequested)
+    (stop,) = stops(drive(EarlyStopping("val/loss", patience=2), scalars("val/loss", [1.0, 0.25, 0.5, 0.5, 0.5, NAN])))
     assert (stop.step, stop.author) == (4, "EarlyStopping")
     assert stop.reason == "val/loss has not improved on 0.25 of step 2 for 2 checks"
 
@@ -247,8 +255,7 @@ def test_it_asks_once_and_says_why() -> None:
     ],
 )
 def test_the_reason_names_what_was_seen(series: list[float], arguments: dict[str, Any], reason: str) -> None:
-    (stop,) = drive(EarlyStopping("loss", **arguments), scalars("loss", series))
-    assert isinstance(stop, StopRequested)
+    (stop,) = stops(drive(EarlyStopping("loss", **arguments), scalars("loss", series)))
     assert stop.reason == reason
 
 
@@ -261,14 +268,17 @@ def by_epoch(series: list[float]) -> list[Event]:
 
 
 def test_it_does_not_ask_before_min_epochs() -> None:
-    (stop,) = drive(EarlyStopping("loss", patience=1, min_epochs=5), by_epoch([1.0] * 8))
+    answers = drive(EarlyStopping("loss", patience=1, min_epochs=5), by_epoch([1.0] * 8))
+    (stop,) = stops(answers)
     assert stop.step == 5
+    assert [one.verdict for one in decisions(answers)] == ["improved", *["waiting"] * 3, *["stop"] * 4]
+    assert decisions(answers)[1].reason == "loss has not improved on 1 of step 1 for 1 check; not before epoch 5"
 
 
 def test_a_reason_that_has_gone_by_min_epochs_is_forgotten() -> None:
     """Lightning 2.6 ends this run at its min_epochs, though the value has recovered."""
     stopping = EarlyStopping("loss", patience=2, min_epochs=5)
-    assert drive(stopping, by_epoch([1.0, 2.0, 2.0, 2.0, 0.5, 0.4, 0.3])) == []
+    assert stops(drive(stopping, by_epoch([1.0, 2.0, 2.0, 2.0, 0.5, 0.4, 0.3]))) == []
     assert stopping.stopping_reason is REASONS.NOT_STOPPED
 
 
@@ -285,8 +295,128 @@ def test_a_scalar_that_never_came_is_warned_of_at_the_end_if_strict(
 
 def test_epochs_that_it_needs_and_never_sees_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "asynchub"):
-        assert drive(EarlyStopping("loss", patience=1, min_epochs=1), scalars("loss", [1.0] * 5)) == []
+        assert stops(drive(EarlyStopping("loss", patience=1, min_epochs=1), scalars("loss", [1.0] * 5))) == []
     assert "never saw the runtime info 'epoch'" in caplog.text
+
+
+# --- explaining
+
+
+def test_each_check_is_decided_on_in_words() -> None:
+    series = [NAN, 1.0, 0.9, 1.5, 0.95, 0.9]
+    answers = decisions(drive(EarlyStopping("loss", patience=3, check_finite=False), scalars("loss", series)))
+    assert [(one.step, one.verdict, one.best, one.wait, one.reason) for one in answers] == [
+        (1, "waiting", None, 1, "loss is nan, no improvement: 1 of 3 checks"),
+        (2, "improved", None, 0, "loss is 1, the first"),
+        (3, "improved", 1.0, 0, "loss is 0.9, an improvement on 1"),
+        (4, "waiting", 0.9, 1, "loss is 1.5, no improvement on 0.9: 1 of 3 checks"),
+        (5, "waiting", 0.9, 2, "loss is 0.95, no improvement on 0.9: 2 of 3 checks"),
+        (6, "stop", 0.9, 3, "loss has not improved on 0.9 of step 3 for 3 checks"),
+    ]
+    assert {(one.author, one.monitor, one.patience) for one in answers} == {("EarlyStopping", "loss", 3)}
+    assert repr([one.value for one in answers]) == repr(series)
+
+
+def test_a_decision_shows_the_smoothed_value_and_the_baseline() -> None:
+    stopping = EarlyStopping("loss", smooth=2, baseline=2.0)
+    answers = decisions(drive(stopping, scalars("loss", [3.0, 2.0, 1.0])))
+    assert [(one.value, one.best, one.verdict) for one in answers] == [
+        (3.0, 2.0, "waiting"),
+        (2.5, 2.0, "waiting"),
+        (1.5, 2.0, "improved"),
+    ]
+
+
+def test_what_comes_before_start_from_is_not_decided_on() -> None:
+    answers = decisions(drive(EarlyStopping("loss", start_from=2), scalars("loss", [3.0, 2.0, 1.0])))
+    assert [one.step for one in answers] == [3]
+
+
+def test_a_rule_that_has_asked_goes_on_deciding() -> None:
+    answers = drive(EarlyStopping("loss", patience=1), scalars("loss", [1.0, 2.0, 3.0, 0.5]))
+    assert [one.verdict for one in decisions(answers)] == ["improved", "stop", "stop", "improved"]
+    assert len(stops(answers)) == 1
+
+
+def test_a_decision_is_an_event_of_the_hub_before_the_request_that_follows() -> None:
+    hub = MessageHub("deciding")
+    hub.attach(EarlyStopping("loss", patience=1), name="rule")
+    got: list[Event] = []
+    hub.on(Decided, StopRequested, role="control", order=9)(got.append)
+    with hub:
+        for hub.step, value in enumerate([1.0, 2.0]):
+            hub.update_scalar("loss", value)
+            hub.settle()
+    assert [(type(event), event.step) for event in got] == [(Decided, 0), (Decided, 1), (StopRequested, 1)]
+    assert {event.author for event in got if isinstance(event, Decided | StopRequested)} == {"rule"}
+
+
+# --- restoring the best
+
+
+def test_the_best_is_restored_once_at_the_settle_point_at_which_it_stops() -> None:
+    hub = MessageHub("restoring")
+    weights = {0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}
+    model = {"weights": "none"}
+    threads: list[int] = []
+
+    def restore(step: int) -> None:
+        threads.append(threading.get_ident())
+        model["weights"] = weights[step]
+
+    hub.attach(EarlyStopping("loss", patience=2, restore_best=restore))
+    with hub:
+        for hub.step, value in enumerate([1.0, 0.5, 0.75, 0.8, 0.9]):
+            model["weights"] = weights[hub.step]
+            hub.update_scalar("loss", value)
+            hub.settle()
+            assert model["weights"] == ("b" if hub.step == 3 else weights[hub.step])
+    assert threads == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("series", [[NAN], [1.0, 0.5, 0.25]], ids=["no best yet", "no stop"])
+def test_nothing_is_restored_where_there_is_nothing_to(series: list[float]) -> None:
+    restored: list[int] = []
+    stopping = EarlyStopping("loss", patience=1, restore_best=restored.append)
+    drive(stopping, scalars("loss", series))
+    assert restored == []
+    assert stopping.best_step == (None if len(series) == 1 else 3)
+
+
+def test_a_restore_that_fails_surfaces_at_the_settle_point_and_the_stop_stands() -> None:
+    def restore(step: int) -> None:
+        raise FileNotFoundError(f"no weights of step {step}")
+
+    hub = MessageHub("failing")
+    hub.attach(EarlyStopping("loss", patience=1, restore_best=restore))
+    for value in (1.0, 2.0):
+        hub.update_scalar("loss", value)
+    with pytest.raises(ControlFailedError) as failure:
+        hub.settle()
+    assert isinstance(failure.value.exceptions[0], FileNotFoundError)
+    assert hub.stop_requested
+
+
+def test_a_resumed_rule_restores_the_best_of_before() -> None:
+    stopping = EarlyStopping("val/loss", patience=3)
+    drive(stopping, scalars("val/loss", [1.0, 0.5, 0.75]))
+    restored: list[int] = []
+    resumed = EarlyStopping("val/loss", patience=3, restore_best=restored.append)
+    resumed.load_state_dict(stopping.state_dict())
+    drive(resumed, [ScalarUpdated(key="val/loss", value=0.6, step=step) for step in (4, 5)])
+    assert restored == [2]
+
+
+def test_another_patience_can_be_set_while_it_runs() -> None:
+    driven = Drive(stopping := EarlyStopping("loss", patience=9))
+    first, second, third = scalars("loss", [1.0, 2.0, 3.0])
+    driven.send(first)
+    driven.send(second)
+    stopping.patience = 2
+    assert stops(driven.send(third))
+    with pytest.raises(ArgumentError, match="patience"):
+        stopping.patience = -1
+    driven.close()
 
 
 # --- resuming
@@ -316,9 +446,9 @@ def test_a_rule_saved_after_any_check_decides_as_if_it_had_not_been(
 
 def test_patience_given_on_resume_wins() -> None:
     stopping = EarlyStopping("val/loss", patience=3)
-    assert len(drive(stopping, scalars("val/loss", [1.0] * 4))) == 1
-    assert drive(saved_and_loaded(stopping, patience=6), scalars("val/loss", [1.0] * 2)) == []
-    assert len(drive(saved_and_loaded(stopping, patience=6), scalars("val/loss", [1.0] * 3))) == 1
+    assert len(stops(drive(stopping, scalars("val/loss", [1.0] * 4)))) == 1
+    assert stops(drive(saved_and_loaded(stopping, patience=6), scalars("val/loss", [1.0] * 2))) == []
+    assert len(stops(drive(saved_and_loaded(stopping, patience=6), scalars("val/loss", [1.0] * 3)))) == 1
 
 
 def test_a_smaller_window_given_on_resume_keeps_the_newest_values() -> None:
@@ -332,8 +462,8 @@ def test_a_resumed_rule_that_is_still_exhausted_asks_again() -> None:
     drive(stopping, scalars("val/loss", [1.0] * 3))
     resumed = saved_and_loaded(stopping, patience=2)
     assert resumed.stopping_reason is REASONS.PATIENCE_EXHAUSTED
-    assert len(drive(resumed, scalars("val/loss", [1.0] * 3))) == 1
-    assert drive(saved_and_loaded(stopping, patience=2), scalars("val/loss", [0.5])) == []
+    assert len(stops(drive(resumed, scalars("val/loss", [1.0] * 3)))) == 1
+    assert stops(drive(saved_and_loaded(stopping, patience=2), scalars("val/loss", [0.5]))) == []
 
 
 @pytest.mark.parametrize(
@@ -416,6 +546,7 @@ def test_a_saved_run_stops_where_the_uninterrupted_one_does(saved_after: int, tm
         {"smooth": ("ema", 1.5)},
         {"smooth": ("mean", 3)},
         {"min_epochs": -1},
+        {"restore_best": "best.pt"},
     ],
     ids=str,
 )
