@@ -17,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import repeat
 from typing import Any, Self, cast
 
@@ -45,6 +46,14 @@ __all__ = (
     "scalars_updated",
 )
 
+_set = object.__setattr__
+
+
+@cache
+def _names(kind: type[Event]) -> tuple[str, ...]:
+    """Return the names of the fields that a kind of event has beside the four of all."""
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name not in ("seq", "time", "step", "key"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -64,7 +73,17 @@ class Event:
 
     def stamped(self, seq: int, time: float, step: int | None) -> Self:
         """Return this event as published: with its ``seq``, ``time`` (s since the epoch), ``step`` and ``key``."""
-        return dataclasses.replace(self, seq=seq, time=time, step=step, key=self.key or type(self).__name__)
+        kind = type(self)
+        new = object.__new__(kind)  # field by field takes half as long as dataclasses.replace
+        if hasattr(self, "__dict__"):  # of a kind without slots
+            new.__dict__.update(self.__dict__)
+        for name in _names(kind):  # type: ignore[arg-type]  # a class is hashable
+            _set(new, name, getattr(self, name))
+        _set(new, "seq", seq)
+        _set(new, "time", time)
+        _set(new, "step", step)
+        _set(new, "key", self.key or kind.__name__)
+        return new
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

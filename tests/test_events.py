@@ -131,3 +131,15 @@ async def test_events_of_other_peoples_kinds_are_stamped_selected_and_delivered(
     assert await got(by_key) == [2]
     assert await got(both) == [2, 4]
     assert await got(scalars) == [4]
+
+
+def test_a_published_event_has_all_that_the_given_one_had_of_every_kind() -> None:
+    exported = BestModelExported(path="a.pt")
+    object.__setattr__(exported, "note", "an attribute that is no field")
+    stamped = exported.stamped(7, 1.5, 3)
+    assert type(stamped) is BestModelExported
+    assert stamped.note == exported.note  # type: ignore[attr-defined]
+    assert exported.seq == -1
+    for event in (*KINDS, exported):
+        expected = dataclasses.replace(event, seq=7, time=1.5, step=3, key=event.key or type(event).__name__)
+        assert event.stamped(7, 1.5, 3) == expected
