@@ -79,6 +79,7 @@ class SubscriptionStatistics:
         max_lag: how many events it may be behind.
         overflow: what happens beyond.
         closed: whether it was closed.
+        role: what reads it: an ``"observer"``, whatever it is, ``"control"`` or a ``"tap"``.
     """
 
     name: str
@@ -90,6 +91,7 @@ class SubscriptionStatistics:
     max_lag: int
     overflow: Overflow
     closed: bool
+    role: str = "observer"
 
 
 @dataclass(slots=True)

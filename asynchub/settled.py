@@ -36,6 +36,8 @@ class SettledSubscription(Subscription):
         more: whether the turn may hold more than what was offered last.
     """
 
+    role = "control"
+
     def __init__(self, *args: Any, **terms: Any) -> None:
         super().__init__(*args, **terms)
         self.more = False

@@ -56,7 +56,10 @@ class Subscription(Answering):
 
     Attributes:
         name: its name; among what is attached, unique in the hub.
+        role: of what reads it; see ``SubscriptionStatistics``.
     """
+
+    role = "observer"
 
     def __init__(
         self,
@@ -384,4 +387,5 @@ class Subscription(Answering):
                 max_lag=self._cursor.max_lag,
                 overflow=self._cursor.overflow,
                 closed=self._rest is not None,
+                role=self.role,
             )

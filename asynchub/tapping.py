@@ -53,6 +53,7 @@ class TapAttachment(Attachment):
             max_lag=self.subscription.statistics().max_lag,
             overflow="block",
             closed=self.ended,
+            role="tap",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from asynchub.errors import ArgumentError
@@ -27,7 +27,7 @@ _UNFIT = re.compile(r"[^\w.#-]+")
 
 
 class HubMonitor:
-    """Publish how a hub and its subscribers are doing; warn when control subscribers take much of the run's time.
+    """Publish how a hub and its subscribers are doing; warn when settle points take much of the run's time.
 
     ============================  ======================================================================
     key                           is
@@ -35,7 +35,8 @@ class HubMonitor:
     ``hub/lag/<name>``            events that a subscriber has not been handed yet
     ``hub/dropped/<name>``        events that it lost so far
     ``hub/busy/<name>``           the share of the interval in which it was handling events
-    ``hub/overhead``              that of all control subscribers together, which the training loop waits for
+    ``hub/overhead``              the share that settle points took of the training loop's time
+    ``hub/settle_s``              the mean time of a settle point, in seconds
     ``hub/held``                  events that wait for a value from a device, their own or one before them
     ``hub/under_way/<device>``    values that have not come from a device yet, of all hubs
     ``hub/stalls/<device>``       how often publishing had to wait for a device so far, of all hubs
@@ -44,8 +45,9 @@ class HubMonitor:
 
     A subscriber is busy from being handed an event to asking for the next, so what it awaits meanwhile counts, and a
     long handling counts when it ends. Observers that wait for a disk are busy without holding anybody up; control
-    subscribers run in the training loop's thread, and all that they take is taken from it. What the settle point does
-    around them is not in it.
+    subscribers run in the training loop's thread, inside of settle points, and all that they take is taken from it.
+    What a settle point takes is the rules, what applies requests, waiting for values from a device, and what the hub
+    does around them.
 
     Args:
         hub: the hub; usually the one it is attached to.
@@ -85,18 +87,18 @@ class HubMonitor:
 
         async def sample() -> None:
             statistics, now = self._hub.statistics(), self._clock()
-            values = overhead.look(statistics, now, _controls(self._hub), leave_out=events.name)
+            values = overhead.look(statistics, now, leave_out=events.name)
             for key, value in values.items():
                 events.update_scalar(key, value)
             share = values.get("hub/overhead")
             if share is not None and self._alarm(share):
                 logger.warning(
-                    "control subscribers took %.0f %% of the last %.3g s, above %.3g %%: %s; settle less often, or "
-                    "make observers of those that decide nothing",
+                    "settle points took %.0f %% of the last %.3g s, above %.3g %%%s; settle less often, or make "
+                    "observers of rules that decide nothing",
                     100 * share,
                     overhead.seconds,
                     100 * (self._alarm.limit or 0.0),
-                    ", ".join(f"{name} {100 * busy:.0f} %" for name, busy in overhead.busiest()),
+                    "".join(f", {name} {100 * busy:.0f} %" for name, busy in overhead.busiest()),
                 )
 
         await sample_every(self._interval, events, sample)
@@ -113,18 +115,16 @@ class Overhead:
         self.seconds = 0.0
         self._time: float | None = None
         self._seq = 0
+        self._settled = 0, 0.0  # settle points, and seconds that they took
         self._busy: dict[str, float] = {}
         self._shares: dict[str, float] = {}  # of control subscribers
 
-    def look(
-        self, statistics: HubStatistics, now: float, controls: Iterable[str] = (), leave_out: str = ""
-    ) -> dict[str, float]:
+    def look(self, statistics: HubStatistics, now: float, leave_out: str = "") -> dict[str, float]:
         """Return key and value of what is to be published; shares and rates from the second look on.
 
         Args:
             statistics: of the hub, now.
             now: the time, in seconds.
-            controls: names of the control subscribers.
             leave_out: name of the subscription that is not looked at.
         """
         self.seconds, before = (0.0 if self._time is None else now - self._time), self._busy
@@ -147,9 +147,17 @@ class Overhead:
             for name, share in shares.items():
                 key = f"hub/busy/{_UNFIT.sub('_', name)}"
                 values[key] = values.get(key, 0.0) + share
+            controls = [one.name for one in statistics.subscriptions if one.role == "control"]
             self._shares = {name: shares[name] for name in controls if name in shares}
-            values["hub/overhead"] = sum(self._shares.values())
+            points, settling = (
+                statistics.settled_count - self._settled[0],
+                statistics.settled_seconds - self._settled[1],
+            )
+            values["hub/overhead"] = settling / self.seconds
+            if points:
+                values["hub/settle_s"] = settling / points
         self._time, self._seq, self._busy = now, statistics.seq, busy
+        self._settled = statistics.settled_count, statistics.settled_seconds
         return values
 
     def busiest(self) -> list[tuple[str, float]]:
@@ -160,8 +168,3 @@ class Overhead:
 def _gone(now: float, before: float) -> float:
     """Return what was added to a sum since; one that is smaller now has begun anew, as after a resume."""
     return now - before if now >= before else now
-
-
-def _controls(hub: Any) -> list[str]:
-    """Return the names of the control subscribers of a hub; its statistics do not tell the role."""
-    return [one.name for one in getattr(hub, "_attachments", ()) if one.role == "control"]

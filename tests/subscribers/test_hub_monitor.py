@@ -6,7 +6,6 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -21,7 +20,7 @@ from asynchub.subscribers.hub_monitor import HubMonitor, Overhead
 from asynchub.subscription import Subscription
 
 
-def of(name: str, busy: float = 0.0, lag: int = 0, dropped: int = 0) -> SubscriptionStatistics:
+def of(name: str, busy: float = 0.0, lag: int = 0, dropped: int = 0, role: str = "control") -> SubscriptionStatistics:
     return SubscriptionStatistics(
         name=name,
         lag=lag,
@@ -32,6 +31,7 @@ def of(name: str, busy: float = 0.0, lag: int = 0, dropped: int = 0) -> Subscrip
         max_lag=10,
         overflow="drop_oldest",
         closed=False,
+        role=role,
     )
 
 
@@ -66,9 +66,13 @@ def ticking(seconds: float) -> Callable[[], float]:
 
 def test_shares_and_rates_are_of_the_time_since_the_look_before() -> None:
     overhead = Overhead()
-    first = overhead.look(statistics(of("a", 1.0), of("b", 5.0, lag=3, dropped=2), seq=100, held=4), 10.0, ["a"])
+    view = of("b", 5.0, lag=3, dropped=2, role="observer")
+    first = overhead.look(statistics(of("a", 1.0), view, seq=100, held=4, settled_count=5, settled_seconds=2.0), 10.0)
     assert first == {"hub/held": 4, "hub/lag/a": 0, "hub/dropped/a": 0, "hub/lag/b": 3, "hub/dropped/b": 2}
-    second = overhead.look(statistics(of("a", 1.5), of("b", 9.0), of("c", 0.25), seq=300), 14.0, ["a", "c"])
+    now = statistics(
+        of("a", 1.5), of("b", 9.0, role="observer"), of("c", 0.25), seq=300, settled_count=25, settled_seconds=3.0
+    )
+    second = overhead.look(now, 14.0)
     assert overhead.seconds == 4.0
     assert {key: value for key, value in second.items() if "lag" not in key and "dropped" not in key} == {
         "hub/held": 0,
@@ -76,7 +80,8 @@ def test_shares_and_rates_are_of_the_time_since_the_look_before() -> None:
         "hub/busy/a": 0.125,
         "hub/busy/b": 1.0,
         "hub/busy/c": 0.0625,
-        "hub/overhead": 0.1875,
+        "hub/overhead": 0.25,
+        "hub/settle_s": 0.05,
     }
     assert overhead.busiest() == [("a", 0.125), ("c", 0.0625)]
 
@@ -90,9 +95,9 @@ def test_the_monitor_itself_is_left_out() -> None:
 
 def test_sums_that_begin_anew_after_a_resume_are_not_negative() -> None:
     overhead = Overhead()
-    overhead.look(statistics(of("a", 60.0), seq=1000), 0.0, ["a"])
-    values = overhead.look(statistics(of("a", 0.5), seq=10), 10.0, ["a"])
-    assert values["hub/busy/a"] == values["hub/overhead"] == 0.05
+    overhead.look(statistics(of("a", 60.0), seq=1000), 0.0)
+    values = overhead.look(statistics(of("a", 0.5), seq=10), 10.0)
+    assert values["hub/busy/a"] == 0.05
     assert values["hub/events_per_sec"] == 0.0
 
 
@@ -115,7 +120,7 @@ def test_devices_are_told_of() -> None:
 def test_a_clock_that_stands_still_gives_no_shares() -> None:
     overhead = Overhead()
     for _ in range(2):
-        assert "hub/overhead" not in overhead.look(statistics(of("a")), 1.0, ["a"])
+        assert "hub/overhead" not in overhead.look(statistics(of("a")), 1.0)
 
 
 # --- on a hub
@@ -141,7 +146,7 @@ async def test_what_control_subscribers_take_is_the_overhead_on_every_loop() -> 
     overhead, rule, view = (
         hub.get_scalar(key).data[0].sum() for key in ("hub/overhead", "hub/busy/slow_rule", "hub/busy/slow_view")
     )
-    assert overhead == pytest.approx(rule)
+    assert overhead >= rule
     assert 0.04 <= rule < 5  # the last turn counts when the next begins
     assert view >= 0.08
 
@@ -151,13 +156,10 @@ class Told:
 
     def __init__(self, shares: list[float]) -> None:
         self._busy = itertools.chain(itertools.accumulate(shares), itertools.repeat(sum(shares)))
-        self._attachments = [
-            SimpleNamespace(name="rule", role="control"),
-            SimpleNamespace(name="view", role="observer"),
-        ]
 
     def statistics(self) -> HubStatistics:
-        return statistics(of("rule", next(self._busy)), of("view", time.perf_counter()))
+        busy = next(self._busy)
+        return statistics(of("rule", busy), of("view", time.perf_counter(), role="observer"), settled_seconds=busy)
 
 
 async def test_much_overhead_is_warned_of_once_until_it_was_well_below(caplog: pytest.LogCaptureFixture) -> None:
@@ -168,8 +170,8 @@ async def test_much_overhead_is_warned_of_once_until_it_was_well_below(caplog: p
         async with hub:
             await next_of(hub, "hub/overhead", 8)
     assert caplog.messages == [
-        f"control subscribers took {share} % of the last 1 s, above 10 %: rule {share} %; settle less often, or make "
-        "observers of those that decide nothing"
+        f"settle points took {share} % of the last 1 s, above 10 %, rule {share} %; settle less often, or make "
+        "observers of rules that decide nothing"
         for share in (12, 50)
     ]
 
@@ -183,7 +185,7 @@ def test_a_rule_that_takes_much_of_a_run_is_named(caplog: pytest.LogCaptureFixtu
             hub.step += 1
             hub.update_scalar("train/loss", 1.0)
             hub.settle()
-    assert "above 10 %: slow rule " in caplog.messages[0]
+    assert "above 10 %, slow rule " in caplog.messages[0]
 
 
 async def test_a_view_that_falls_behind_and_loses_events_is_seen() -> None:
