@@ -9,6 +9,7 @@ import argparse
 import functools
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -48,23 +49,65 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of weights, split and order (default: %(default)s)")
     demo.add_argument("--quiet", action="store_true", help="print the summary only")
 
+    _add_replay(commands)
+    _add_readers(commands)
+    return parser
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     replay = commands.add_parser(
         "replay",
-        help="tell what another rule would have done to a recorded run",
-        description="Run control rules over a recorded run and tell when each would have stopped it.",
+        help="tell what other rules would have done to recorded runs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Try control rules, or grids of them, on recorded runs: when each would have\n"
+        "stopped, and what it would have kept, lost and saved; when it would have reduced\n"
+        "the learning rate; what spikes it would have seen.",
+        epilog="a rule    NAME:MONITOR:argument=value:argument=value...\n"
+        "a grid    EarlyStopping:val/accuracy:mode=max:patience=3,5,8:min_delta=0,0.001\n"
+        "a preset  EarlyStopping:val/loss:like=keras,lightning:patience=2,4\n"
+        "a rate    ReduceLROnPlateau:val/loss:lr=0.1:factor=0.5:patience=2,4\n\n"
+        "NAME is one that `asynchub subscribers` lists as control, or\n"
+        "package.module.Class.",
     )
     replay.add_argument(
-        "run", type=Path, help="folder of a run that holds a journal, a snapshot or metrics.jsonl; or such a file"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run that holds a journal, a snapshot or metrics.jsonl; or such a file",
+    )
+    replay.add_argument(
+        "--rule", action="append", dest="rules", metavar="RULE", help="a rule or a grid; may be given several times"
     )
     replay.add_argument(
         "--early-stopping",
         action="append",
-        required=True,
+        dest="rules",
+        type="EarlyStopping:{}".format,
         metavar="RULE",
-        help="monitor[:mode][:name=value]..., e.g. val/accuracy:max:patience=3; may be given several times",
+        help="short for --rule EarlyStopping:RULE, e.g. val/accuracy:max:patience=3",
     )
-    _add_readers(commands)
-    return parser
+    replay.add_argument(
+        "--judge",
+        metavar="KEY[:MODE]",
+        help="the scalar that tells what a stop loses, e.g. val/accuracy:max (default: what the rule monitors)",
+    )
+    replay.add_argument(
+        "--sort",
+        choices=("rule", "saved", "worse"),
+        default="rule",
+        help="rows in the order of the rules, most steps saved first, or best kept first (default: %(default)s)",
+    )
+    replay.add_argument("--each", action="store_true", help="of several runs, a table for each as well")
+    replay.add_argument("--json", action="store_true", help="all that is known of each rule and run, as JSON")
+
+    subscribers = commands.add_parser(
+        "subscribers",
+        help="list the subscribers that are installed",
+        description="List the subscribers of this package and those that other packages bring, with the extra that one "
+        "needs and that is missing.",
+    )
+    subscribers.add_argument("--json", action="store_true", help="as JSON, with where each is")
 
 
 def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "demo":
         return _demo(options)
     readers = {"tail": _tail, "inspect": _inspect, "verify": _verify, "export": _export, "replay": _replay}
+    readers["subscribers"] = _subscribers
     return _told(readers[options.command], options)
 
 
@@ -138,7 +182,7 @@ def _told(command: Callable[[argparse.Namespace], int], options: argparse.Namesp
         return 0
     except KeyboardInterrupt:
         return 130
-    except (ArgumentError, PatternError, StateError, OSError, ModuleNotFoundError) as error:
+    except (ArgumentError, PatternError, StateError, OSError, ImportError) as error:
         print(f"asynchub {options.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ArgumentError | PatternError) else 1
     return status
@@ -188,12 +232,37 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from asynchub.recorded import recorded_events
-    from asynchub.what_if import try_rule, what_if_table
+    from asynchub.errors import ArgumentError
+    from asynchub.weighing import outcomes_json, outcomes_table, runs_table
+    from asynchub.what_if import what_if
 
-    events = list(recorded_events(options.run))
-    print(what_if_table([try_rule(rule, events) for rule in options.early_stopping]))
+    if not options.rules:
+        raise ArgumentError("give a rule to try, e.g. --rule EarlyStopping:val/accuracy:mode=max:patience=3,5")
+    outcomes = what_if(options.rules, *options.runs, judge=options.judge)
+    if options.json:
+        print(outcomes_json(outcomes))
+        return 0
+    several = len(options.runs) > 1
+    if several:
+        print(runs_table(outcomes, width=_width(), sort=options.sort))
+    if options.each or not several:
+        size = len(outcomes) // len(options.runs)
+        for start in range(0, len(outcomes), size):
+            print("\n" * several + outcomes_table(outcomes[start : start + size], width=_width(), sort=options.sort))
     return 0
+
+
+def _subscribers(options: argparse.Namespace) -> int:
+    from asynchub.plugins import installed_subscribers, subscribers_json, subscribers_table
+
+    listed = installed_subscribers()
+    print(subscribers_json(listed) if options.json else subscribers_table(listed, _width()))
+    return 0
+
+
+def _width() -> int:
+    """Return how many characters a line of the terminal holds; 120 where there is none."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def _demo(options: argparse.Namespace) -> int:

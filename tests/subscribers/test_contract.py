@@ -1,200 +1,181 @@
-"""What every subscriber does, whatever else it does."""
+"""Every subscriber of this package keeps the contract that ``asynchub.contract`` puts to anybody's."""
 
 from __future__ import annotations
 
-import inspect
+import importlib
 import io
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import anyio
 import msgpack
 import pytest
 
-from asynchub.channels import Selection
-from asynchub.errors import StateDictError
-from asynchub.events import Event, EventsDropped, InfoRemoved, InfoUpdated, ScalarUpdated, StateLoaded, SubscriberFailed
+from asynchub.contract import SubscriberContract, observed
+from asynchub.events import Event
 from asynchub.hub import MessageHub
-from asynchub.requests import (
-    CheckpointRequested,
-    ParameterChanged,
-    ParameterChangeRequested,
-    RequestApplied,
-    RequestRefused,
-    SkipRequested,
-    StopRequested,
-)
-from asynchub.subscribers.console import ConsoleLogger
-from asynchub.subscribers.csv import CsvLogger
-from asynchub.subscribers.jsonl import JsonlLogger
+from asynchub.specimens import every_kind_of_event, run_for
 from asynchub.testing import drive
-from tests.subscribers.observing import observe, observed, stamped
+
+PACKAGE = "asynchub.subscribers"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelExported(Event):
-    """A kind of event that this package does not know."""
+class Maker(NamedTuple):
+    """How a subscriber of this package is made.
 
-    path: str
+    Attributes:
+        module: the file it is in.
+        make: given the class and a folder, returns one.
+        resumed: given the class, a folder and an earlier one, returns the one that takes over; None: as the first.
+        slow: whether it begins too slowly for the whole suite to run each time.
+    """
 
-
-EVERYTHING: list[Event] = stamped(
-    [
-        InfoUpdated(key="max_iters", value=100, step=0),
-        InfoUpdated(key="max_epochs", value="many", step=0),
-        InfoUpdated(key="epoch", value=None, step=0),
-        *[ScalarUpdated(key="train/loss", value=value, step=1) for value in (1.0, 2, True, 2**80, -0.0, 1e308)],
-        *[ScalarUpdated(key="val/loss", value=value, step=2) for value in (math.nan, math.inf, -math.inf, 0.5)],
-        *[ScalarUpdated(key="val/acc", value=7.0, count=count, step=2) for count in (0, -1, 10)],
-        *[ScalarUpdated(key=key, value=1.0, step=None) for key in (" ", "\n", '"', "é\u2028/漢", "step", "a,b", "/")],
-        ScalarUpdated(key="train/loss", value=0.25, step=1),  # of an earlier step
-        InfoUpdated(key="cfg", value={"deep": [object(), {1, 2}, (3.0,)]}, step=2),
-        InfoRemoved(key="cfg", step=2),
-        StopRequested(reason="two\nlines", author="me", step=2),
-        SkipRequested(step=2),
-        CheckpointRequested(step=2),
-        ParameterChangeRequested(name="lr", value="high", step=2),
-        RequestApplied(request="StopRequested", request_seq=3, step=2),
-        RequestRefused(request="SkipRequested", request_seq=4, error="no", step=2),
-        ParameterChanged(name="lr", group=1, old=0.1, new=math.nan, step=2),
-        SubscriberFailed(subscriber="x", error="ValueError: \x1b[31m", action="detach", step=2),
-        StateLoaded(step=2),
-        EventsDropped(missed=5, step=2),
-        ModelExported(path="a.pt", step=3),
-    ]
-)
+    module: str
+    make: Callable[[Any, Path], Any]
+    resumed: Callable[[Any, Path, Any], Any] | None = None
+    slow: bool = False
 
 
-def early_stopping(folder: Path) -> Any:
-    return pytest.importorskip("asynchub.subscribers.early_stopping").EarlyStopping("val/acc", patience=2)
-
-
-def plateau(folder: Path) -> Any:
+def an_optimizer(lr: float = 0.1) -> Any:
     torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    return pytest.importorskip("asynchub.subscribers.plateau").ReduceLROnPlateau(optimizer, "val/acc", patience=2)
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def scheduler_step(folder: Path) -> Any:
-    torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
-    return pytest.importorskip("asynchub.subscribers.scheduler_step").SchedulerStep(scheduler)
+def plateau(kind: Any, folder: Path, lr: float = 0.1) -> Any:
+    optimizer = an_optimizer(lr)
+    rule = kind(optimizer, "val/acc", patience=2)
+    rule.optimizer = optimizer  # for the one that takes over
+    return rule
 
 
-def rich_progress(folder: Path) -> Any:
-    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), force_terminal=True, width=80)
-    return pytest.importorskip("asynchub.subscribers.rich_progress").RichProgress(console=console)
+def plateau_resumed(kind: Any, folder: Path, earlier: Any) -> Any:
+    return plateau(kind, folder, earlier.optimizer.param_groups[0]["lr"])
 
 
-OBSERVERS: dict[str, Callable[[Path], Any]] = {
-    "ConsoleLogger": lambda folder: ConsoleLogger(file=io.StringIO()),
-    "CsvLogger": lambda folder: CsvLogger(folder / "metrics.csv"),
-    "JsonlLogger": lambda folder: JsonlLogger(folder / "metrics.jsonl"),
-    "RichProgress": rich_progress,
+def scheduler_step(kind: Any, folder: Path, lr: float = 0.1) -> Any:
+    optimizer = an_optimizer()
+    scheduler = importlib.import_module("torch").optim.lr_scheduler.StepLR(optimizer, 1)
+    optimizer.step()  # or torch warns that it was not
+    optimizer.param_groups[0]["lr"] = lr
+    rule = kind(scheduler)
+    rule.optimizer = optimizer
+    return rule
+
+
+def scheduler_step_resumed(kind: Any, folder: Path, earlier: Any) -> Any:
+    return scheduler_step(kind, folder, earlier.optimizer.param_groups[0]["lr"])
+
+
+def batch_size(kind: Any, folder: Path, size: int = 32) -> Any:
+    return kind(SimpleNamespace(batch_size=size), {0: 32, 3: 64, 6: 128})
+
+
+def optuna_pruning(kind: Any, folder: Path) -> Any:
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return kind(optuna.create_study().ask(), "val/loss")
+
+
+def trial_rule(kind: Any, folder: Path, **arguments: Any) -> Any:
+    group = importlib.import_module(f"{PACKAGE}.trial_group").TrialGroup()
+    return kind(group, "val/loss", **arguments)
+
+
+def rich_progress(kind: Any, folder: Path) -> Any:
+    console = importlib.import_module("rich.console").Console(file=io.StringIO(), force_terminal=True, width=80)
+    return kind(console=console)
+
+
+MAKERS = {
+    "ASHA": Maker("trials", lambda kind, folder: trial_rule(kind, folder, max_t=100)),
+    "AutoClip": Maker("clipping", lambda kind, folder: kind()),
+    "BatchSizeScheduler": Maker("batch_size", batch_size, lambda kind, folder, old: batch_size(kind, folder, old.size)),
+    "CheckpointPolicy": Maker("checkpoint_policy", lambda kind, folder: kind(lambda context: None, every="1ep")),
+    "ConsoleLogger": Maker("console", lambda kind, folder: kind(file=io.StringIO())),
+    "CsvLogger": Maker("csv", lambda kind, folder: kind(folder / "metrics.csv")),
+    "DeviceStatsMonitor": Maker("device_stats", lambda kind, folder: kind()),
+    "EarlyStopping": Maker("early_stopping", lambda kind, folder: kind("val/acc", patience=2, check_finite=False)),
+    "GradNoiseScale": Maker("noise_scale", lambda kind, folder: kind(8, 64)),
+    "HubMonitor": Maker("hub_monitor", lambda kind, folder: kind(MessageHub("watched"))),
+    "JsonlLogger": Maker("jsonl", lambda kind, folder: kind(folder / "metrics.jsonl")),
+    "LearningRateMonitor": Maker("learning_rate", lambda kind, folder: kind(an_optimizer())),
+    "MLflowLogger": Maker(
+        "mlflow", lambda kind, folder: kind(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}"), slow=True
+    ),
+    "MatplotlibPlot": Maker("plot", lambda kind, folder: kind(folder / "run.png"), slow=True),
+    "MaxSteps": Maker("limits", lambda kind, folder: kind(24)),
+    "MedianStopping": Maker("trials", lambda kind, folder: trial_rule(kind, folder)),
+    "NanGuard": Maker("nan_guard", lambda kind, folder: kind("train/**", action="skip")),
+    "OTelMetrics": Maker("otel", lambda kind, folder: kind()),
+    "OptunaPruning": Maker("optuna", optuna_pruning),
+    "PrometheusExporter": Maker("prometheus", lambda kind, folder: kind()),
+    "ReduceLROnPlateau": Maker("plateau", plateau, plateau_resumed),
+    "RichProgress": Maker("rich_progress", rich_progress),
+    "SQLiteLogger": Maker("sqlite", lambda kind, folder: kind(folder / "run.sqlite")),
+    "SchedulerStep": Maker("scheduler_step", scheduler_step, scheduler_step_resumed),
+    "SpikeDetection": Maker("spikes", lambda kind, folder: kind("train/loss", finite_only=False)),
+    "StepTimeMonitor": Maker("monitors", lambda kind, folder: kind(5)),
+    "StopOnFile": Maker("stop_on", lambda kind, folder: kind(folder / "stop", every=60)),
+    "StopOnSignal": Maker("stop_on", lambda kind, folder: kind("SIGUSR1")),
+    "TensorBoardLogger": Maker("tensorboard", lambda kind, folder: kind(folder / "tensorboard")),
+    "ThroughputMonitor": Maker("monitors", lambda kind, folder: kind(5)),
+    "Timer": Maker("limits", lambda kind, folder: kind(15.0)),
+    "TqdmProgress": Maker("tqdm_progress", lambda kind, folder: kind(file=io.StringIO())),
+    "TrackioLogger": Maker("trackio", lambda kind, folder: kind("contract", dir=folder), slow=True),
+    "WandbLike": Maker("wandb_like", lambda kind, folder: kind(lambda values, step: None)),
+    "WandbLogger": Maker("wandb", lambda kind, folder: kind(mode="offline", dir=folder), slow=True),
+    "ZClip": Maker("clipping", lambda kind, folder: kind()),
 }
-CONTROLS: dict[str, Callable[[Path], Any]] = {
-    "EarlyStopping": early_stopping,
-    "ReduceLROnPlateau": plateau,
-    "SchedulerStep": scheduler_step,
-}
-MAKERS = OBSERVERS | CONTROLS
 
 
-def go(subscriber: Any, events: list[Event]) -> None:
-    if getattr(subscriber, "role", "observer") == "control":
-        drive(subscriber, events)
-    else:
-        observe(subscriber, events)
+class BuiltIn(SubscriberContract):
+    """What the subscribers of this package promise beyond the contract: states of plain msgpack."""
+
+    name = ""
+
+    def kind(self) -> Any:
+        module = pytest.importorskip(f"{PACKAGE}.{MAKERS[self.name].module}", exc_type=ImportError)
+        return getattr(module, self.name)
+
+    def make(self, folder: Path) -> Any:
+        return MAKERS[self.name].make(self.kind(), folder)
+
+    def resumed(self, folder: Path, earlier: Any) -> Any:
+        resumed = MAKERS[self.name].resumed
+        return self.make(folder) if resumed is None else resumed(self.kind(), folder, earlier)
+
+    def test_its_state_is_builtins_that_any_msgpack_can_read(self, tmp_path: Path) -> None:
+        subscriber = self.make(tmp_path)
+        if not hasattr(subscriber, "state_dict"):
+            pytest.skip("it has no state")
+
+        def go(subscriber: Any, events: list[Event]) -> None:
+            if subscriber.role == "control":
+                drive(subscriber, events)
+            else:
+                anyio.run(lambda: observed(subscriber, events))
+
+        for events in ([], every_kind_of_event(), run_for(subscriber)):
+            go(subscriber, events)
+            state = subscriber.state_dict()
+            packed = msgpack.packb(state, strict_types=True)
+            assert msgpack.packb(msgpack.unpackb(packed, strict_map_key=False), strict_types=True) == packed
+
+    def test_it_says_its_role(self, tmp_path: Path) -> None:
+        assert self.kind().role in ("control", "observer")
 
 
-def finite(events: list[Event]) -> list[Event]:
-    """Return the events without numbers that a control subscriber may be told to refuse."""
-    return [event for event in events if not isinstance(event, ScalarUpdated) or math.isfinite(event.value)]
+def _contract_of(name: str) -> type[BuiltIn]:
+    marks = [pytest.mark.slow] if MAKERS[name].slow else []
+    return type(f"Test{name}", (BuiltIn,), {"name": name, "pytestmark": marks})
 
 
-@pytest.fixture(params=MAKERS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
-    return lambda: MAKERS[request.param](tmp_path)
+globals().update({f"Test{name}": _contract_of(name) for name in MAKERS})
 
 
-@pytest.fixture(params=OBSERVERS)
-def make_observer(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
-    return lambda: OBSERVERS[request.param](tmp_path)
-
-
-def test_it_is_a_subscriber(make: Callable[[], Any]) -> None:
-    subscriber = make()
-    assert inspect.iscoroutinefunction(type(subscriber).__call__)
-    assert getattr(subscriber, "role", "observer") in ("control", "observer")
-    Selection.of(subscriber.keys).test()
-    assert hasattr(subscriber, "state_dict") == hasattr(subscriber, "load_state_dict")
-
-
-def test_it_ends_when_there_is_nothing_to_read(make: Callable[[], Any]) -> None:
-    go(make(), [])
-
-
-def test_it_takes_every_kind_of_event_and_value(make: Callable[[], Any]) -> None:
-    go(make(), finite(EVERYTHING))
-
-
-async def test_an_observer_takes_everything_on_every_loop(make_observer: Callable[[], Any]) -> None:
-    await observed(make_observer(), EVERYTHING)
-
-
-def test_it_can_run_again(make: Callable[[], Any]) -> None:
-    subscriber = make()
-    for _ in range(3):
-        go(subscriber, finite(EVERYTHING))
-
-
-async def test_a_cancelled_observer_ends_and_can_run_again(make_observer: Callable[[], Any]) -> None:
-    subscriber = make_observer()
-    with anyio.CancelScope() as scope:
-        await observed(subscriber, EVERYTHING[:9], then=scope.cancel)
-    await observed(subscriber, EVERYTHING[9:])
-
-
-def test_its_state_is_plain_data_that_it_takes_back(make: Callable[[], Any]) -> None:
-    subscriber = make()
-    if not hasattr(subscriber, "state_dict"):
-        pytest.skip("it has no state")
-    for events in ([], finite(EVERYTHING)):
-        go(subscriber, events)
-        state = subscriber.state_dict()
-        packed = msgpack.packb(state, strict_types=True)
-        other = make()
-        other.load_state_dict(msgpack.unpackb(packed, strict_map_key=False))
-        assert msgpack.packb(other.state_dict(), strict_types=True) == packed
-
-
-@pytest.mark.parametrize("state", [None, [], {}, {"unknown": 1}, "text"])
-def test_it_refuses_a_state_that_is_not_its_own_and_keeps_what_it_had(make: Callable[[], Any], state: Any) -> None:
-    subscriber = make()
-    if not hasattr(subscriber, "state_dict"):
-        pytest.skip("it has no state")
-    go(subscriber, finite(EVERYTHING))
-    before = subscriber.state_dict()
-    with pytest.raises(StateDictError):
-        subscriber.load_state_dict(state)
-    assert subscriber.state_dict() == before
-
-
-def test_it_lives_on_a_hub_that_is_entered_saved_and_entered_again(make: Callable[[], Any], tmp_path: Path) -> None:
-    hub = MessageHub("contract", drain_timeout=20)
-    hub.attach(make(), on_error="raise")
-    for _ in range(2):
-        with hub:
-            for step in range(hub.step + 1, hub.step + 51):
-                hub.step = step
-                hub.update_scalars({"train/loss": 1 / step, "val/acc": step / 7})
-                if step % 10 == 0:
-                    hub.settle(timeout=20)
-            hub.flush(timeout=20)
-            hub.save(tmp_path / "state")
-    (statistics,) = hub.statistics().subscriptions
-    assert (statistics.lag, statistics.dropped, statistics.errors) == (0, 0, 0)
+@pytest.mark.parametrize("name", [name for name, maker in MAKERS.items() if maker.slow])
+def test_one_that_begins_slowly_lives_on_a_hub_all_the_same(name: str, tmp_path: Path) -> None:
+    """The rest of its contract is for ``-m slow``."""
+    _contract_of(name)().test_it_lives_on_a_hub_that_is_entered_saved_and_entered_again(tmp_path)
