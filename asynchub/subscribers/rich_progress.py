@@ -1,18 +1,23 @@
 """A live progress bar of a run: how far, how fast, how long still, and the newest values under it.
 
-The bar is drawn by a thread of Rich's, ``refresh_per_second`` times a second at most, however many events come. While
-it is shown, what the program prints appears above it, line by line.
+The bar is drawn by a thread of its own, ``refresh_per_second`` times a second at most, however many events come. While
+it is shown, what the program prints and logs appears above it, in whole lines; what that covers is said in
+``asynchub.subscribers.redirecting``.
 
 Ends: the thread is stopped and the cursor given back whenever the subscriber ends, also by an error or a cancellation.
-Quiet: without a terminal, or where another live display of Rich runs on the console, there is no bar; decisions and
-    evaluations are still printed, a line each.
+Quiet: without a terminal, or where another live display of Rich or a bar of ``TqdmProgress`` had it first, there is no
+    bar; decisions and evaluations are still printed, a line each.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TextIO
 
 import anyio.to_thread
 
@@ -33,10 +38,12 @@ from asynchub.subscribers.display import (
     one_line,
     results_in_words,
 )
+from asynchub.subscribers.redirecting import AboveBar, above_bar
 from asynchub.subscription import Subscription
 
 try:
     from rich import get_console
+    from rich.ansi import AnsiDecoder
     from rich.columns import Columns
     from rich.console import Console, Group, RenderableType
     from rich.errors import LiveError
@@ -53,6 +60,26 @@ MARK_SECONDS = 0.5
 """Seconds between two measurements of the speed."""
 SHOWN = 24
 """Values shown at most."""
+
+
+class _AboveRich(AboveBar):
+    """A stream of a terminal on which there is a live display of Rich.
+
+    Rich's own redirection folds long lines, leaves the handlers of ``logging`` where they are, takes a flush for the
+    end of a line, and tears what is printed while a frame of another height is drawn.
+    """
+
+    def __init__(self, console: Console, lock: threading.RLock, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.rich_proxied_file = stream  # where Rich itself writes
+        self._console = console
+        self._lock = lock
+        self._decoder = AnsiDecoder()
+
+    def put(self, lines: str) -> None:
+        with self._lock:
+            text = Text("\n").join(map(self._decoder.decode_line, lines[:-1].split("\n")))
+            self._console.print(text, soft_wrap=True)
 
 
 class RichProgress:
@@ -92,6 +119,7 @@ class RichProgress:
         self._is_result = matcher(tuple(results))
         self._refresh_per_second = refresh_per_second
         self._console = console
+        self._lock = threading.RLock()  # of what writes to the console: Rich works out where to go before it goes there
         self._pace = Pace(total)
         self._newest: dict[str, float] = {}
         self._results: dict[str, float] = {}
@@ -118,25 +146,52 @@ class RichProgress:
 
     @contextmanager
     def _live(self, console: Console) -> Iterator[None]:
-        if not console.is_terminal:
+        taken = hasattr(sys.stdout, "rich_proxied_file") or isinstance(console.file, AboveBar)
+        if taken or not console.is_terminal:
             yield
             return
-        live = Live(console=console, refresh_per_second=self._refresh_per_second, get_renderable=self._drawn)
-        try:
-            live.start(refresh=True)  # a print before the first frame could tear it
-        except LiveError:  # Rich before 14.1 shows one at a time
+        live = Live(
+            console=console,
+            auto_refresh=False,  # its thread would draw while somebody prints
+            get_renderable=self._drawn,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with ExitStack() as stack:
+            stack.enter_context(above_bar(partial(_AboveRich, console, self._lock)))
+            try:
+                with self._lock:
+                    live.start(refresh=True)
+            except LiveError:  # Rich before 14.1 shows one at a time, and this one does not redirect
+                stack.close()
+                yield
+                return
+            stack.callback(self._stop, live)
+            ended = threading.Event()
+            thread = threading.Thread(target=self._redraw, args=(live, ended), name="asynchub bar", daemon=True)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(ended.set)
             yield
-            return
-        try:
-            yield
-        finally:
+
+    def _redraw(self, live: Live, ended: threading.Event) -> None:
+        while not ended.wait(1 / self._refresh_per_second):
+            with self._lock:
+                live.refresh()
+
+    def _stop(self, live: Live) -> None:
+        with self._lock:
             live.stop()
+
+    def _put(self, console: Console, text: Text) -> None:
+        with self._lock:
+            console.print(text, soft_wrap=True)
 
     async def _print(self, console: Console) -> None:
         if self._lines:
             text = Text("\n").join(self._lines)
             self._lines.clear()
-            await anyio.to_thread.run_sync(lambda: console.print(text, soft_wrap=True))
+            await anyio.to_thread.run_sync(self._put, console, text)
 
     def _take(self, event: Event) -> None:
         self._times = (self._times[0] if self._times else event.time, event.time)
