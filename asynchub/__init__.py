@@ -58,16 +58,36 @@ if TYPE_CHECKING:
     from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
     from asynchub.journal.recovering import recover
+    from asynchub.subscribers.batch_size import BatchSizeScheduler
+    from asynchub.subscribers.checkpoint_policy import CheckpointContext, CheckpointPolicy
+    from asynchub.subscribers.clipping import AutoClip, ZClip
     from asynchub.subscribers.console import ConsoleLogger
     from asynchub.subscribers.csv import CsvLogger
+    from asynchub.subscribers.delivery import TrackerLogger
     from asynchub.subscribers.early_stopping import EarlyStopping
+    from asynchub.subscribers.hub_monitor import HubMonitor
     from asynchub.subscribers.jsonl import JsonlLogger
+    from asynchub.subscribers.learning_rate import LearningRateMonitor
+    from asynchub.subscribers.limits import MaxSteps, Timer
+    from asynchub.subscribers.monitors import StepTimeMonitor, ThroughputMonitor, timed_batches
+    from asynchub.subscribers.nan_guard import NanGuard
+    from asynchub.subscribers.noise_scale import GradNoiseScale
     from asynchub.subscribers.plateau import ReduceLROnPlateau
     from asynchub.subscribers.scheduler_step import SchedulerStep
+    from asynchub.subscribers.spikes import SpikeDetection
+    from asynchub.subscribers.sqlite import SQLiteLogger
+    from asynchub.subscribers.stop_on import StopOnFile, StopOnSignal
+    from asynchub.subscribers.trial_group import TrialGroup
+    from asynchub.subscribers.trials import ASHA, MedianStopping
 
 __all__ = (
+    "ASHA",
     "AsyncHubError",
     "Attachment",
+    "AutoClip",
+    "BatchSizeScheduler",
+    "CheckpointContext",
+    "CheckpointPolicy",
     "CheckpointRemoved",
     "CheckpointRequested",
     "CheckpointSaved",
@@ -78,8 +98,10 @@ __all__ = (
     "EarlyStopping",
     "Event",
     "EventsDropped",
+    "GradNoiseScale",
     "GraphCaptureError",
     "HistoryBuffer",
+    "HubMonitor",
     "HubStatistics",
     "InfoRemoved",
     "InfoUpdated",
@@ -87,10 +109,14 @@ __all__ = (
     "JournalDegraded",
     "JournalRestored",
     "JsonlLogger",
+    "LearningRateMonitor",
     "ManagerMeta",
     "ManagerMixin",
     "Marked",
+    "MaxSteps",
+    "MedianStopping",
     "MessageHub",
+    "NanGuard",
     "ParameterChangeRequested",
     "ParameterChanged",
     "PendingSave",
@@ -100,40 +126,73 @@ __all__ = (
     "RequestRefused",
     "Rewound",
     "RollbackRequested",
+    "SQLiteLogger",
     "SaveFailed",
     "ScalarLost",
     "ScalarUpdated",
     "SchedulerStep",
     "SkipRequested",
+    "SpikeDetection",
     "StateDamaged",
     "StateLoaded",
     "StateSaved",
+    "StepTimeMonitor",
+    "StopOnFile",
+    "StopOnSignal",
     "StopRequested",
     "Subscriber",
     "SubscriberFailed",
     "Subscription",
     "SubscriptionStatistics",
+    "ThroughputMonitor",
+    "Timer",
     "TrackerDegraded",
+    "TrackerLogger",
     "TrackerRestored",
+    "TrialGroup",
     "Watch",
+    "ZClip",
     "follow",
     "recover",
     "register_backend",
+    "timed_batches",
 )
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ASHA": "subscribers.trials",
+    "AutoClip": "subscribers.clipping",
+    "BatchSizeScheduler": "subscribers.batch_size",
+    "CheckpointContext": "subscribers.checkpoint_policy",
+    "CheckpointPolicy": "subscribers.checkpoint_policy",
     "ConsoleLogger": "subscribers.console",
     "CsvLogger": "subscribers.csv",
     "EarlyStopping": "subscribers.early_stopping",
+    "GradNoiseScale": "subscribers.noise_scale",
+    "HubMonitor": "subscribers.hub_monitor",
     "Journal": "journal.journal",
     "JsonlLogger": "subscribers.jsonl",
+    "LearningRateMonitor": "subscribers.learning_rate",
+    "MaxSteps": "subscribers.limits",
+    "MedianStopping": "subscribers.trials",
+    "NanGuard": "subscribers.nan_guard",
     "ReduceLROnPlateau": "subscribers.plateau",
+    "SQLiteLogger": "subscribers.sqlite",
     "SchedulerStep": "subscribers.scheduler_step",
+    "SpikeDetection": "subscribers.spikes",
+    "StepTimeMonitor": "subscribers.monitors",
+    "StopOnFile": "subscribers.stop_on",
+    "StopOnSignal": "subscribers.stop_on",
+    "ThroughputMonitor": "subscribers.monitors",
+    "Timer": "subscribers.limits",
+    "TrackerLogger": "subscribers.delivery",
+    "TrialGroup": "subscribers.trial_group",
+    "ZClip": "subscribers.clipping",
     "follow": "journal.following",
     "recover": "journal.recovering",
     "register_backend": "devices.registry",
+    "timed_batches": "subscribers.monitors",
 }
 
 

@@ -198,11 +198,16 @@ class Attachments:
         attachment.error = None
         self._start(attachment)
 
-    def leave(self) -> None:
-        """Close every subscription; what runs will end by itself."""
+    def leave(self, failing: bool) -> None:
+        """Close every subscription; what runs will end by itself.
+
+        Args:
+            failing: whether an exception is under way.
+        """
         with self._lock:
             self._ended = True
             for attachment in self:
+                attachment.subscription.failing = failing
                 attachment.subscription.close()
 
     def end_tap(self) -> None:

@@ -165,7 +165,7 @@ class Lifetime:
         with errors:
             attachments.bus.drain(self._drain_timeout)
             attachments.bus.raise_lost()
-        attachments.leave()
+        attachments.leave(failing)
         self._close_log()
         with errors:
             self._settle_point.close(self._drain_timeout)
@@ -222,7 +222,7 @@ class Lifetime:
         with errors, CancelScope(shield=True):
             await attachments.bus.drain_awaited(self._drain_timeout)
             attachments.bus.raise_lost()
-        attachments.leave()
+        attachments.leave(failing)
         self._close_log()
         try:
             with errors:

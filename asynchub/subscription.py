@@ -57,6 +57,7 @@ class Subscription(Answering):
     Attributes:
         name: its name; among what is attached, unique in the hub.
         role: of what reads it; see ``SubscriptionStatistics``.
+        failing: whether it was closed because an exception leaves the hub.
     """
 
     role = "observer"
@@ -77,6 +78,7 @@ class Subscription(Answering):
     ) -> None:
         super().__init__(name, publisher)
         self.errors = 0
+        self.failing = False
         self._bus = bus
         self._keep = keep
         self._again = again

@@ -152,6 +152,29 @@ async def test_an_exception_in_an_async_body_passes_through_after_everything_was
     assert (collector.seen, collector.cleaned) == ([1.0], 1)
 
 
+@pytest.mark.parametrize("role", ["observer", "control"])
+def test_a_subscriber_can_tell_whether_an_exception_ends_the_run(role: str) -> None:
+    hub, ended = MessageHub("hub"), list[bool]()
+
+    async def reader(events: Subscription) -> None:
+        async for _ in events:
+            pass
+        ended.append(events.failing)
+
+    def live(fail: bool) -> None:
+        with hub:
+            hub.settle()
+            if fail:
+                raise ZeroDivisionError
+
+    hub.attach(reader, role=role, on_error="raise")
+    live(fail=False)
+    with pytest.raises(ZeroDivisionError):
+        live(fail=True)
+    live(fail=False)
+    assert ended == [False, True, False]
+
+
 async def test_a_cancelled_async_body_still_lets_observers_finish() -> None:
     hub = MessageHub("hub")
     collector = Collector()

@@ -102,7 +102,9 @@ class Aggregation:
             if type(event) is not ScalarUpdated:
                 return None
             count = event.count
-            value = event.value if count == 1 else _mean(event.value, count)
+            value = event.value
+            if count != 1 or type(value) is not float:
+                value = _mean(value, count)
             return Point(event.key, value, count, event.step, event.time, event.seq)
         due = every(event)
         if not isinstance(event, ScalarUpdated):

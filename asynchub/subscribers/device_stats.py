@@ -17,7 +17,7 @@ from typing import Any
 import anyio.to_thread
 
 try:
-    import psutil  # type: ignore[import-untyped]  # it publishes no types
+    import psutil
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}; install it with: pip install 'asynchub[system]'", name=error.name) from error
 
@@ -143,7 +143,7 @@ def _of_children(process: psutil.Process) -> list[tuple[str, float]]:
 def loaded_nvml() -> Any:
     """Return the module ``pynvml``, ready for use; None if it is not installed, or there is no driver for it."""
     try:
-        import pynvml  # type: ignore[import-untyped]  # which is another dependency, and may be missing alone
+        import pynvml  # which is another dependency, and may be missing alone
     except ModuleNotFoundError:
         return None
     try:

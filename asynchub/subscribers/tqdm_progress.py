@@ -48,8 +48,8 @@ from asynchub.subscribers.redirecting import AboveBar, above_bar
 from asynchub.subscription import Subscription
 
 try:
-    from tqdm.asyncio import tqdm_asyncio  # type: ignore[import-untyped]
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from tqdm.asyncio import tqdm_asyncio
+    from tqdm.auto import tqdm
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}; install it with: pip install 'asynchub[tqdm]'", name=error.name) from error
 
