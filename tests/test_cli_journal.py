@@ -292,9 +292,13 @@ def test_a_run_without_a_journal_is_read_from_its_snapshot(tmp_path: Path, capsy
 
 
 def test_replay_reads_a_journal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, row, reason = _out(capsys, "replay", run, "--early-stopping", "val/accuracy:max:patience=2").splitlines()
-    assert row.split()[:3] == ["val/accuracy:max:patience=2", "69", "7/10"]
-    assert "has not improved" in reason
+    out = _out(capsys, "replay", run, "--early-stopping", "val/accuracy:max:patience=2")
+    rule, about, _, row, reason = out.splitlines()
+    assert rule == "EarlyStopping:val/accuracy:mode=max:patience=2"
+    assert " of 10 values" in about
+    assert row.split()[0] == "69"
+    assert "7/10" in row.split()
+    assert reason.startswith("stops at 69: val/accuracy has not improved")
 
 
 @pytest.mark.parametrize(

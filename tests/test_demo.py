@@ -107,7 +107,9 @@ def test_replay_tells_what_less_patience_would_have_done(tmp_path: Path, capsys:
     stop = next(event for event in read_jsonl(hasty / "metrics.jsonl") if isinstance(event, StopRequested))
     capsys.readouterr()
     assert main(["replay", str(patient), "--early-stopping", "val/accuracy:max:patience=1"]) == 0
-    assert f" {stop.step} " in capsys.readouterr().out.splitlines()[1]
+    _, _, header, row, _ = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["stops", "at"]
+    assert row.split()[0] == str(stop.step)
 
 
 @pytest.mark.parametrize(

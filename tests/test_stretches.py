@@ -122,4 +122,4 @@ def test_what_all_have_taken_is_not_held() -> None:
 
 
 def test_the_module_shows_what_it_promises() -> None:
-    assert module.__all__ == ("LONGEST", "Stretch")
+    assert module.__all__ == ("LONGEST", "Stretch", "sifted")

@@ -55,6 +55,12 @@ class Attempt:
         self.delivered = 0
         self.missed = 0
         self._batch = batch
+        self._begun = items, last, forgotten, sent
+
+    def undo(self) -> None:
+        """Take it that nothing of it was handed over."""
+        self.items, self.last, self.forgotten, self.sent = self._begun
+        self.delivered = 0
 
     def run(
         self,

@@ -44,6 +44,7 @@ class TrackerLogger:
     Attributes:
         resumed: in ``open``: whether a state was loaded since the last time.
         retry: seconds from a failure to the next attempt, and at most; each is twice the one before.
+        resend: whether what was written is written again if ``sync`` raises; not, if a subclass sees to that itself.
 
     Args:
         every: gather the updates of each key, and hand over one point for ``100`` of them, ``"100ba"``, ``"1ep"`` or
@@ -63,6 +64,7 @@ class TrackerLogger:
     keys: tuple[str | type[Event], ...] = (ScalarUpdated,)
     role = "observer"
     retry = (1.0, 60.0)
+    resend = True
 
     def __init__(
         self,
@@ -109,7 +111,10 @@ class TrackerLogger:
         raise NotImplementedError(f"{type(self).__name__} must say how it writes items")
 
     def sync(self) -> None:
-        """Have what was written come to rest: in the file, at the server. Called after each row of writes."""
+        """Have what was written come to rest: in the file, at the server. Called after each row of writes.
+
+        If it raises, all of the row is written again, later.
+        """
 
     def close(self) -> None:
         """End, once after each ``open`` that has returned."""
@@ -119,7 +124,7 @@ class TrackerLogger:
     async def __call__(self, events: Subscription) -> None:
         worker = self._worker
         worker.name = f"asynchub {events.name}"
-        self._opened = self._failing = False
+        self._failing = False  # it is opened when the end of its last life, if that was cancelled, is over
         self._under_way, self._delay = None, self.retry[0]
         self._backlog.begin_at(events.last_seq)
         try:
@@ -155,7 +160,7 @@ class TrackerLogger:
             self._try_again(worker, events)
             return
         while not (events.awaited or len(self._backlog.items) >= self._batch or _now() - self._wrote >= self._interval):
-            if events.ready() or events.closed:
+            if events.closed or events.statistics().lag:  # there is more to write together
                 return
             await anyio.sleep(LOOK)
         if self._backlog:
@@ -215,7 +220,12 @@ class TrackerLogger:
             self.open()
             self._opened, self.resumed = True, False
         attempt.run(self.write, events.again, self._backlog.aggregation.fresh())
-        self.sync()
+        try:
+            self.sync()
+        except BaseException:
+            if self.resend:
+                attempt.undo()
+            raise
 
     async def _done(self, timeout: float) -> bool:
         """Wait for the attempt that is under way; tell whether it is over."""

@@ -56,14 +56,15 @@ class Worker:
         self.name = name
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._running = threading.Lock()
+        self._before: threading.Thread | None = None  # one that was told to end
 
     def begin(self, function: Callable[..., object], *arguments: Any) -> Call:
         """Have ``function`` called with ``arguments`` when the calls begun before are done; does not wait."""
         call = Call(lambda: function(*arguments))
         if self._thread is None:
             self._calls = SimpleQueue()
-            self._thread = threading.Thread(target=self._run, args=(self._calls,), name=self.name, daemon=True)
+            given = self._calls, self._before
+            self._thread = threading.Thread(target=_run, args=given, name=self.name, daemon=True)
             self._thread.start()
         self._calls.put(call)
         return call
@@ -72,9 +73,11 @@ class Worker:
         """Have the thread end when the calls begun so far are done; does not wait."""
         if self._thread is not None:
             self._calls.put(None)
-            self._thread = None
+            self._thread, self._before = None, self._thread
 
-    def _run(self, calls: SimpleQueue[Call | None]) -> None:
-        while (call := calls.get()) is not None:
-            with self._running:
-                call.run()
+
+def _run(calls: SimpleQueue[Call | None], before: threading.Thread | None) -> None:
+    if before is not None:
+        before.join()
+    while (call := calls.get()) is not None:
+        call.run()

@@ -12,6 +12,7 @@ import anyio
 import msgpack
 import pytest
 
+from asynchub.contract import observed
 from asynchub.errors import ArgumentError, StateDictError
 from asynchub.events import EventsDropped, InfoUpdated, TrackerDegraded, TrackerRestored
 from asynchub.hub import MessageHub
@@ -133,6 +134,20 @@ def test_while_nobody_waits_writes_are_an_interval_apart(tracker: Tracker) -> No
         publish(hub, 1, 999)
     writes = [one for one in tracker.said if one.startswith("write")]
     assert writes == ["write 999"]
+
+
+async def test_what_comes_while_it_waits_for_the_interval_is_in_the_write(tracker: Tracker) -> None:
+    hub, logger = MessageHub("delivery"), Logger(tracker, interval=0.3)
+    hub.attach(logger, on_error="raise")
+    with anyio.fail_after(20):
+        async with hub:
+            publish(hub, 1, 10)
+            while logger.state_dict()["taken"] < 10:
+                await anyio.sleep(0.001)
+            publish(hub, 11, 20)
+            while not tracker.got:
+                await anyio.sleep(0.001)
+            assert tracker.values == list(range(1, 21))
 
 
 def test_gathered_updates_come_as_one_point_and_the_rest_at_the_end(tracker: Tracker) -> None:
@@ -291,6 +306,45 @@ async def test_one_that_was_asked_wrongly_is_not_tried_again(tracker: Tracker) -
         publish(hub, 1, 10)
         await hub.flushed(10)
     assert isinstance(attached.error, ArgumentError)
+
+
+async def test_what_could_not_come_to_rest_is_written_again(tracker: Tracker, tmp_path: Path) -> None:
+    class Forgetful(Logger):
+        syncs = 0
+
+        def sync(self) -> None:
+            self.syncs += 1
+            if self.syncs % 3:
+                tracker.got = tracker.got[: self.safe]
+                raise OSError("the server has lost it")
+            self.safe = len(tracker.got)
+
+        safe = 0
+
+    hub = MessageHub("delivery")
+    hub.attach(Journal(tmp_path / "journal"))
+    hub.attach(Forgetful(tracker, batch=20, backlog=60, interval=0.0), name="tracker")
+    async with hub:
+        for first in range(1, 2001, 100):
+            publish(hub, first, first + 99)
+            await hub.flushed(10)
+    assert tracker.values == list(range(1, 2001))
+
+
+async def test_a_life_that_was_cancelled_amid_a_call_is_closed_before_the_next_is_opened(tracker: Tracker) -> None:
+    logger, go = Logger(tracker, grace=0.01), threading.Event()
+    tracker.broken = go.wait
+    with anyio.CancelScope() as scope:
+        await observed(logger, stamped(scalars((1, "a", 1.0))), then=scope.cancel)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(observed, logger, stamped(scalars((1, "a", 1.0), (2, "a", 2.0)))[1:])
+            await anyio.sleep(0.02)
+            assert tracker.said == ["open", "sync"]
+            go.set()
+    assert [one for one in tracker.said if one in ("open", "close")] == ["open", "close", "open", "close"]
+    assert tracker.values[0] == 1.0
+    assert 2.0 in tracker.values
 
 
 @pytest.mark.parametrize("aggregate", [{}, {"every": 7, "aggregate": "mean"}])
