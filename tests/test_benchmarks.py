@@ -11,11 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tests" / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
+LONG = ("loggers", "state", "train_step")
+"""Those that take more than a few seconds even so."""
 QUICK = 300
-"""Seconds that ``--quick`` may take on a busy machine; alone, it takes under 10."""
+"""Seconds that ``--quick`` may take on a busy machine; alone, it takes under 15."""
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SCRIPTS]
+)
 def test_a_benchmark_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"tests.benchmarks.{name}", "--quick"],

@@ -181,7 +181,7 @@ class SideBySide(RuleBasedStateMachine):
 
 # not shrunk: a failing run of this length takes minutes to shrink, and is printed as a program anyway
 SideBySide.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=100,
     phases=[Phase.generate],
     stateful_step_count=40,
     deadline=None,

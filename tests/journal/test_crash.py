@@ -274,7 +274,7 @@ def acknowledged(lines: list[str], word: str) -> int:
 
 
 @strace
-@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [24, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", ["signal=KILL", "error=EIO", "error=ENOSPC"])
 def test_a_kill_or_an_error_at_a_system_call_loses_nothing(tmp_path: Path, what: str, every: int) -> None:
     (tmp_path / "plain").mkdir()
