@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asynchub.errors import CorruptStateError
-from asynchub.events import Event, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.requests import Request
 
 __all__ = ("event_from_dict", "event_to_dict", "event_to_json")
@@ -78,6 +78,16 @@ def event_to_json(event: Event) -> str:
     """Return ``event`` as one line of strict JSON.
 
     NaN and infinities, which JSON lacks, are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; an object that
-    JSON cannot hold stands as its ``repr``.
+    JSON cannot hold stands as its ``repr``, and one that cannot be shown either, as what it raised.
     """
+    try:
+        return _line(event)
+    except Exception as error:  # whatever an object of the program's own does
+        if not isinstance(event, InfoUpdated):
+            raise
+        shown = f"<{type(event.value).__name__} that cannot be shown: {type(error).__name__}>"
+        return _line(dataclasses.replace(event, value=shown))
+
+
+def _line(event: Event) -> str:
     return json.dumps(_plain(event_to_dict(event)), ensure_ascii=False, separators=(",", ":"))

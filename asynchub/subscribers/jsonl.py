@@ -11,7 +11,6 @@ Lost events: stand in the file as the ``EventsDropped`` that the logger got.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from typing import Any
 
 from asynchub.errors import CorruptStateError
 from asynchub.eventforms import event_from_dict, event_to_json
-from asynchub.events import Event, InfoUpdated, ScalarUpdated
+from asynchub.events import Event, ScalarUpdated
 from asynchub.subscribers.appending import AppendingFile
 from asynchub.subscription import Subscription
 
@@ -100,10 +99,4 @@ def _line(event: Event) -> str:
             f'{{"event":"ScalarUpdated","seq":{event.seq},"time":{event.time!r},"step":{step},'
             f'"key":{_quoted(event.key)},"value":{event.value!r},"count":{event.count:d}}}'
         )
-    try:
-        return event_to_json(event)
-    except Exception as error:  # a value that cannot be shown must not end the log
-        if not isinstance(event, InfoUpdated):
-            raise
-        shown = f"<{type(event.value).__name__} that cannot be shown: {type(error).__name__}>"
-        return event_to_json(dataclasses.replace(event, value=shown))
+    return event_to_json(event)

@@ -18,7 +18,6 @@ Read while it is written: in WAL mode readers and the writer do not wait for eac
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -303,17 +302,7 @@ def _of_event(event: Event) -> tuple[str, _Row]:
     common = event.seq, event.time, event.step, sound(event.key)
     if isinstance(event, InfoRemoved):
         return "infos", (*common, None)
-    text = _json(event)
+    text = event_to_json(event)
     if isinstance(event, InfoUpdated):
         return "infos", (*common, json.dumps(json.loads(text)["value"], separators=(",", ":")))
     return "events", (*common, type(event).__name__, sound(text))
-
-
-def _json(event: Event) -> str:
-    try:
-        return event_to_json(event)
-    except Exception as error:  # a value that cannot be shown must not end the log
-        if not isinstance(event, InfoUpdated):
-            raise
-        shown = f"<{type(event.value).__name__} that cannot be shown: {type(error).__name__}>"
-        return event_to_json(dataclasses.replace(event, value=shown))
