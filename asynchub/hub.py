@@ -111,7 +111,7 @@ class MessageHub(Resuming):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _current.set(_current.get()[:-1])
+        self._be_current_no_more()
         self._lifetime.leave(failing=error is not None)
 
     async def __aenter__(self) -> Self:
@@ -122,8 +122,17 @@ class MessageHub(Resuming):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _current.set(_current.get()[:-1])
+        self._be_current_no_more()
         await self._lifetime.aleave(failing=error is not None)
+
+    def _be_current_no_more(self) -> None:
+        """Undo the newest entering of this hub, which need not be the newest of all."""
+        entered = list(_current.get())
+        for index in reversed(range(len(entered))):
+            if entered[index] is self:
+                del entered[index]
+                break
+        _current.set(tuple(entered))
 
     def close(self) -> None:
         """End every subscription, attached or not, as leaving does; what is published later is recorded only.

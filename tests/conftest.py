@@ -102,3 +102,13 @@ def _no_thread_left() -> Iterator[None]:
     names = sorted(thread.name for thread in left if thread.is_alive())
     if names:
         pytest.fail(f"threads were left behind: {', '.join(names)}")
+
+
+@pytest.fixture(autouse=True)
+def _no_hub_entered() -> Iterator[None]:
+    """Fail the test that leaves a hub entered: the next ones would be inside of it."""
+    yield
+    module = sys.modules.get("asynchub.hub")
+    if module is not None and (left := module._current.get()):
+        module._current.set(())
+        pytest.fail(f"hubs were left entered: {', '.join(hub.instance_name for hub in left)}")

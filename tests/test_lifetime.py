@@ -336,6 +336,16 @@ def test_the_innermost_hub_entered_is_the_current_one() -> None:
     assert MessageHub.get_current_instance() is inner
 
 
+def test_hubs_may_be_left_in_another_order_than_they_were_entered() -> None:
+    first, second = MessageHub("first"), MessageHub("second")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert MessageHub.get_current_instance() is second
+    second.__exit__(None, None, None)
+    assert MessageHub.get_current_instance().instance_name == "mmengine"
+
+
 def test_closing_from_elsewhere_ends_everybody_and_leaving_is_fine_after_it() -> None:
     hub = MessageHub("hub")
     collector = Collector()

@@ -292,6 +292,70 @@ def sqlite(stack: ExitStack, folder: Path, steps: int) -> Group:
     return {"SQLiteLogger": mine, "sqlite3, a commit each": contender(steps, record, int)}
 
 
+def prometheus(stack: ExitStack, folder: Path, steps: int) -> Group:
+    library = importlib.import_module("prometheus_client")
+    registry = library.CollectorRegistry()
+    gauges = {key: library.Gauge(key.replace("/", "_"), "a scalar", registry=registry) for key in KEYS}
+
+    def record(step: int) -> None:
+        for key, value in scalars(step).items():
+            gauges[key].set(value)
+
+    mine = ours(stack, logger_of("prometheus", "PrometheusExporter")(), steps)
+    return {"PrometheusExporter": mine, "prometheus_client: Gauge.set": contender(steps, record, int)}
+
+
+def otel(stack: ExitStack, folder: Path, steps: int) -> Group:
+    metrics = importlib.import_module("opentelemetry.sdk.metrics")
+    reader = importlib.import_module("opentelemetry.sdk.metrics.export").InMemoryMetricReader
+    mine, peer = (metrics.MeterProvider([reader()]) for _ in range(2))
+    stack.callback(mine.shutdown)
+    stack.callback(peer.shutdown)
+    meter = peer.get_meter("peer")
+    gauges = {key: meter.create_gauge(key.replace("/", ".")) for key in KEYS}
+
+    def record(step: int) -> None:
+        for key, value in scalars(step).items():
+            gauges[key].set(value)
+
+    logger = logger_of("otel", "OTelMetrics")(mine.get_meter("ours"))
+    return {"OTelMetrics": ours(stack, logger, steps), "opentelemetry: Gauge.set": contender(steps, record, int)}
+
+
+class Screen(io.StringIO):
+    """A terminal that nobody looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def tqdm(stack: ExitStack, folder: Path, steps: int) -> Group:
+    bar = stack.enter_context(importlib.import_module("tqdm").tqdm(file=Screen(), ncols=120))
+
+    def record(step: int) -> None:
+        bar.set_postfix(scalars(step), refresh=False)
+        bar.update()
+
+    mine = ours(stack, logger_of("tqdm_progress", "TqdmProgress")(file=Screen()), steps)
+    return {"TqdmProgress": mine, "tqdm: set_postfix, update": contender(steps, record, bar.refresh)}
+
+
+def rich(stack: ExitStack, folder: Path, steps: int) -> Group:
+    progress = importlib.import_module("rich.progress")
+    first, second = (importlib.import_module("rich.console").Console(file=Screen(), width=120) for _ in range(2))
+    mine = ours(stack, logger_of("rich_progress", "RichProgress")(console=first), steps)
+    columns = [progress.BarColumn(), *(progress.TextColumn("{task.fields[" + key + "]:.4g}") for key in KEYS)]
+    live = stack.enter_context(
+        progress.Progress(*columns, console=second, redirect_stdout=False, redirect_stderr=False)
+    )
+    task = live.add_task("train", **scalars(0))
+
+    def record(step: int) -> None:
+        live.update(task, advance=1, **scalars(step))
+
+    return {"RichProgress": mine, "rich: Progress.update": contender(steps, record, live.refresh)}
+
+
 GROUPS: dict[str, Callable[[ExitStack, Path, int], Group]] = {
     "jsonl": lines,
     "csv": rows_of_csv,
@@ -300,6 +364,10 @@ GROUPS: dict[str, Callable[[ExitStack, Path, int], Group]] = {
     "wandb": wandb,
     "mlflow": mlflow,
     "trackio": trackio,
+    "prometheus": prometheus,
+    "otel": otel,
+    "tqdm": tqdm,
+    "rich": rich,
 }
 
 

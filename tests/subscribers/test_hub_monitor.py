@@ -215,7 +215,8 @@ async def test_it_does_not_feed_on_itself() -> None:
         await next_of(hub, "hub/held", 4)
     looks = len(hub.get_scalar("hub/held").data[0])
     assert attached.statistics().delivered == 0
-    assert set(hub.log_scalars) == {
+    devices = {key for key in hub.log_scalars if key.startswith(("hub/stalls/", "hub/under_way/"))}  # of other tests
+    assert set(hub.log_scalars) - devices == {
         "hub/held",
         "hub/lag/view",
         "hub/dropped/view",

@@ -145,13 +145,13 @@ def test_two_hubs_both_hear_and_may_be_left_in_any_order(first_out: int) -> None
         hub.settle()
         assert hub.stop_reason == "signal SIGUSR1"
     assert heard == []
-    hubs[first_out].close()
+    hubs[first_out].__exit__(None, None, None)
     left = hubs[1 - first_out]
     left.stop_requested = False
     signal.raise_signal(signal.SIGUSR1)
     left.settle()
     assert left.stop_requested
-    left.close()
+    left.__exit__(None, None, None)
     signal.raise_signal(signal.SIGUSR1)
     assert heard == [signal.SIGUSR1]
     signal.signal(signal.SIGUSR1, before)
@@ -173,6 +173,7 @@ def test_a_hub_that_is_entered_again_amid_the_life_of_another_hears_once() -> No
             first.settle()
             second.settle()
             assert second.stop_requested
+    first.__exit__(None, None, None)  # of the beginning, which closing it has ended
     assert len(requests) == 1
     assert signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
 
