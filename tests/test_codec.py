@@ -120,7 +120,7 @@ def _check_round_trip(tree: Any) -> None:
     assert dumps(back) == data
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(trees)
 def test_a_random_tree_comes_back_and_gives_the_same_bytes_again(tree: Any) -> None:
     _check_round_trip(tree)

@@ -67,6 +67,7 @@ def test_the_async_demo_is_the_plain_one(whole: Path, tmp_path: Path) -> None:
     assert _curve(run) == _curve(whole)
 
 
+@pytest.mark.slow
 def test_a_demo_killed_at_any_moment_resumes_to_the_same_curve(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "asynchub", "demo", "--run", str(run), "--epochs", "6"]

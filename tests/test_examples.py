@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW: frozenset[str] = frozenset()
-"""Examples that take more than 20 s."""
+SLOW = frozenset(("mmengine_runner",))
+"""Examples that take more than a few seconds."""
 TIMEOUT = 300
 """Seconds after which an example counts as hanging."""
 

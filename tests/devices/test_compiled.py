@@ -63,7 +63,13 @@ print((hub.get_scalar("probe").data[0] == values).all(), (hub.get_scalar("double
 """
 
 
-@pytest.mark.parametrize("before", ["", "import torch._dynamo"], ids=["first the hub", "first the compiler"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("", id="first the hub"),
+        pytest.param("import torch._dynamo", id="first the compiler", marks=pytest.mark.slow),
+    ],
+)
 def test_a_compiled_step_records_every_value_and_is_not_compiled_again(before: str) -> None:
     lines = run(PLAIN.format(before=before))
     assert lines == ["eager 0 100", "aot_eager 0 200", "inductor 0 300", "True True", "True True"]

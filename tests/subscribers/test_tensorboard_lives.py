@@ -23,6 +23,7 @@ from asynchub.hub import MessageHub
 from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
 from asynchub.subscribers.tensorboard import TensorBoardLogger
+from tests.subscribers.news import News
 from tests.subscribers.observing import observe, scalars, stamped
 from tests.subscribers.test_tensorboard import accumulated, as_sets, read, wanted
 
@@ -236,19 +237,6 @@ def test_a_killed_process_leaves_all_that_was_handled_and_the_journal_brings_the
 # --- a disk that says no
 
 
-def told(hub: MessageHub) -> list[Event]:
-    said: list[Event] = []
-    hub.on(TrackerDegraded, TrackerRestored)(said.append)
-    return said
-
-
-def wait_for(hub: MessageHub, said: list[Event], kind: type[Event]) -> None:
-    deadline = time.monotonic() + 20
-    while not any(isinstance(one, kind) for one in said):
-        assert time.monotonic() < deadline, said
-        hub.flush(20)
-
-
 def point(link: Path, target: Path) -> None:
     """Have ``link`` lead to ``target``, from one moment to the next."""
     new = link.with_name("new")
@@ -264,7 +252,7 @@ def test_a_folder_that_is_gone_ends_no_run_and_gets_everything_once_when_it_is_b
     hub = MessageHub("gone")
     counts: list[Event] = []
     hub.attach(QuickLogger(folder, interval=0.0, decisions=False), on_error="raise")
-    said = told(hub)
+    news = News(hub)
     hub.on(ScalarUpdated)(counts.append)
     with hub:
         for step in range(100):
@@ -273,16 +261,16 @@ def test_a_folder_that_is_gone_ends_no_run_and_gets_everything_once_when_it_is_b
         point(folder, tmp_path / "file")
         for step in range(100, 300):
             hub.update_scalar("loss", step, step=step)
-        wait_for(hub, said, TrackerDegraded)
+        news.wait_for(TrackerDegraded)
         for step in range(300, 400):
             hub.update_scalar("loss", step, step=step)
         point(folder, tmp_path / "real")
-        wait_for(hub, said, TrackerRestored)
+        news.wait_for(TrackerRestored)
         hub.update_scalar("loss", 400, step=400)
     assert read(folder) == wanted(counts)
     assert len(counts) == 401
     assert not list(folder.glob("*rewound*"))
-    assert [type(one) for one in said] == [TrackerDegraded, TrackerRestored]
+    assert news.kinds == [TrackerDegraded, TrackerRestored]
 
 
 @pytest.fixture
@@ -303,14 +291,14 @@ def test_a_disk_that_is_full_ends_no_run_and_gets_everything_once_when_there_is_
     hub = MessageHub("full")
     counts: list[Event] = []
     hub.attach(QuickLogger(small_disk / "tb", interval=0.0, decisions=False, batch=97), on_error="raise")
-    said = told(hub)
+    news = News(hub)
     hub.on(ScalarUpdated)(counts.append)
     (small_disk / "other").write_bytes(bytes(200 * 1024))
     with hub:
         for step in range(3000):
             hub.update_scalar("loss", step, step=step)
-        wait_for(hub, said, TrackerDegraded)
+        news.wait_for(TrackerDegraded)
         (small_disk / "other").unlink()
-        wait_for(hub, said, TrackerRestored)
+        news.wait_for(TrackerRestored)
     assert read(small_disk / "tb") == wanted(counts)
     assert len(counts) == 3000

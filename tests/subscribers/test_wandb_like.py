@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
 from asynchub.errors import ArgumentError
-from asynchub.events import Event, SubscriberFailed, TrackerDegraded, TrackerRestored
+from asynchub.events import SubscriberFailed, TrackerDegraded, TrackerRestored
 from asynchub.hub import MessageHub
 from asynchub.subscribers.wandb_like import WandbLike
+from tests.subscribers.news import News
 from tests.subscribers.observing import observe, scalars, stamped
 
 
@@ -51,13 +51,6 @@ def test_the_step_can_be_a_value_or_the_log_a_function() -> None:
     assert calls[1][0]["hub/decisions"].startswith("x failed at step 2")
 
 
-def wait_for(hub: MessageHub, said: list[Event], count: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(said) < count:
-        assert time.monotonic() < deadline, said
-        hub.flush(20)
-
-
 def test_one_that_raises_gets_everything_when_it_does_not_any_more() -> None:
     rows: list[Any] = []
     broken = [True]
@@ -72,14 +65,13 @@ def test_one_that_raises_gets_everything_when_it_does_not_any_more() -> None:
 
     hub = MessageHub("raises")
     hub.attach(Quick(log, interval=0.0), on_error="raise")
-    said: list[Event] = []
-    hub.on(TrackerDegraded, TrackerRestored)(said.append)
+    news = News(hub)
     with hub:
         for step in range(100):
             hub.update_scalar("loss", step, step=step)
-        wait_for(hub, said, 1)
+        news.wait_for(TrackerDegraded)
         broken[0] = False
-        wait_for(hub, said, 2)
+        news.wait_for(TrackerRestored)
     assert rows == list(range(100))
 
 
