@@ -28,6 +28,8 @@ logger = logging.getLogger("asynchub")
 
 APPLICATION_ID = int.from_bytes(b"ahub")
 VERSION = 1
+SETTING = 2.0
+"""Seconds that setting the journal mode waits for others who do."""
 SCHEMA = """
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY,
@@ -92,7 +94,7 @@ def prepare(database: sqlite3.Connection, path: Path, journal_mode: str, synchro
     """
     try:
         is_ours(database, path)  # before anything is changed
-        (mode,) = database.execute(f"PRAGMA journal_mode = {journal_mode}").fetchone()
+        mode = _set_journal_mode(database, journal_mode)
         if mode != journal_mode:
             logger.warning("%s stays in journal mode %s: SQLite cannot have %s there", path, mode, journal_mode)
         database.execute(f"PRAGMA synchronous = {synchronous}")
@@ -108,19 +110,35 @@ def prepare(database: sqlite3.Connection, path: Path, journal_mode: str, synchro
         raise damaged(path, error) from error
 
 
+def _set_journal_mode(database: sqlite3.Connection, wanted: str) -> str:
+    """Return the mode that a file is in by then; wait for others who set it, for which SQLite does not wait."""
+    deadline = time.monotonic() + SETTING
+    while True:
+        try:
+            (mode,) = database.execute("PRAGMA journal_mode").fetchone()
+            if mode != wanted:
+                (mode,) = database.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
+            return str(mode)
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def is_ours(database: sqlite3.Connection, path: Path) -> bool:
     """Tell whether the tables are there; False if the file is empty.
 
     Raises:
         CorruptStateError: it is of another kind, or newer.
     """
+    # in this order: another logger may make the tables, and then say whose they are, in one transaction, meanwhile
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master LIMIT 9")]
     (kind,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if kind == APPLICATION_ID:
         if version != VERSION:
             raise CorruptStateError(f"{path} has tables of version {version}, wanted {VERSION}: use a newer asynchub")
         return True
-    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master LIMIT 9")]
     if tables:
         raise CorruptStateError(f"{path} is a database of something else, with {tables}: give a file of its own")
     return False

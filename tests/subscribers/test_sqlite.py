@@ -36,6 +36,7 @@ from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
 from asynchub.requests import Decided, StopRequested
 from asynchub.subscribers.sqlite import SQLiteLogger, _total, read_sqlite
+from asynchub.subscribers.sqlite_tables import connect, is_ours, prepare
 from tests.subscribers.observing import observe, scalars, stamped
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,31 @@ def test_a_file_holds_several_runs_of_which_names_may_be_alike(path: Path) -> No
     for unknown in ("c", 9):
         with pytest.raises(ArgumentError, match="it has, newest first"):
             list(read_sqlite(path, unknown))
+
+
+def test_any_number_of_loggers_may_make_the_file_at_once(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def begin(path: Path, together: threading.Barrier) -> None:
+        database = connect(path, 20.0)
+        try:
+            together.wait(20)
+            prepare(database, path, "wal", "normal")
+            assert is_ours(database, path)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            database.close()
+
+    for number in range(50):
+        together = threading.Barrier(4)
+        path = tmp_path / f"{number}.sqlite"
+        threads = [threading.Thread(target=begin, args=(path, together)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed
 
 
 def test_two_runs_are_written_at_the_same_time(path: Path) -> None:
