@@ -17,6 +17,7 @@ Threads: the logger's own is a daemon: a call that never returns does not hold u
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from time import monotonic as _now
 from typing import Any
@@ -38,7 +39,7 @@ LOOK = 0.02
 """Seconds between two looks whether more has come, or somebody waits."""
 
 
-class TrackerLogger:
+class TrackerLogger(ABC):
     """Base of loggers that hand a run to a tracker.
 
     Attributes:
@@ -103,20 +104,20 @@ class TrackerLogger:
 
     # --- what a subclass does, in the logger's own thread
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: B027  # a subclass may leave it so
         """Begin, once in each life of the hub; called again, later, if it raises."""
 
+    @abstractmethod
     def write(self, items: Sequence[Item]) -> None:
         """Hand over ``items``, at least one; called again with them, later, if it raises."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it writes items")
 
-    def sync(self) -> None:
+    def sync(self) -> None:  # noqa: B027  # a subclass may leave it so
         """Have what was written come to rest: in the file, at the server. Called after each row of writes.
 
         If it raises, all of the row is written again, later.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # a subclass may leave it so
         """End, once after each ``open`` that has returned."""
 
     # --- living
@@ -269,7 +270,7 @@ class TrackerLogger:
         """Return what a subclass wants to be saved, as builtins: which run of the tracker it is, say."""
         return {}
 
-    def load_tracker_state(self, state: Mapping[str, Any]) -> None:
+    def load_tracker_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # a subclass may leave it so
         """Take what ``tracker_state`` returned.
 
         Raises:

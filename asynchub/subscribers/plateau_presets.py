@@ -7,6 +7,7 @@ The same decisions: each reduces at the check at which the original does, to the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +21,7 @@ PlateauVerdict = Literal["improved", "waiting", "cooldown", "due"]
 """What a check comes to; ``"due"``: the parameter is to be reduced now."""
 
 
-class PlateauRule:
+class PlateauRule(ABC):
     """What decides, check by check, whether a parameter is to be reduced.
 
     Attributes:
@@ -59,15 +60,15 @@ class PlateauRule:
         """Whether a value slightly worse than the best now counts as an improvement."""
         return False
 
+    @abstractmethod
     def check(self, value: float) -> PlateauVerdict:
         """Take the value of one more check into account; return what it comes to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lowered(self, old: float, bound: float) -> float | None:
         """Return what ``old`` is to be reduced to, or None if it is to be left."""
-        raise NotImplementedError
 
-    def was_reduced(self) -> None:
+    def was_reduced(self) -> None:  # noqa: B027  # a subclass may leave it so
         """Take into account that the parameter of a group was reduced."""
 
     def state_dict(self) -> dict[str, Any]:

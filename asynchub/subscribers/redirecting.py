@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO, cast
@@ -35,9 +36,9 @@ class AboveBar(io.TextIOBase):
         self._inside = threading.local()
         self.shown = True
 
+    @abstractmethod
     def put(self, lines: str) -> None:
         """Write whole lines, with the bar out of their way."""
-        raise NotImplementedError
 
     def drawing(self) -> bool:
         """Tell whether the running code is what draws a bar, and must write as it pleases."""

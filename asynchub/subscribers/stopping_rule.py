@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -40,7 +41,7 @@ def check_maybe(name: str, value: object) -> float | None:
     return None if value is None else check_number(name, value)
 
 
-class StoppingRule:
+class StoppingRule(ABC):
     """What decides, check by check, whether training is to stop.
 
     Attributes:
@@ -75,9 +76,9 @@ class StoppingRule:
         self._beats: Callable[[float, float], bool] = operator.lt if mode == "min" else operator.gt
         self._worst = math.inf if mode == "min" else -math.inf
 
+    @abstractmethod
     def check(self, value: float, step: int | None = None) -> Why:
         """Take the value of one more check into account; return why to stop now, or ``"not_stopped"``."""
-        raise NotImplementedError
 
     @property
     def bar(self) -> float | None:
@@ -88,7 +89,7 @@ class StoppingRule:
         """Return what decides about the next check, beside the arguments."""
         return {"best": self.best, "best_step": self.best_step, "wait": self.wait}
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
+    def check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # a subclass may leave it so
         """Look closer at a state, of whichever rule, that ``take_state`` has looked at; change nothing.
 
         Raises:
