@@ -24,6 +24,7 @@ from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.every import EPOCH_KEY
 from asynchub.requests import Decided, ParameterChanged
 from asynchub.subscribers.checks import check_count, check_key, check_number, epoch_of, mean_of, take_state
+from asynchub.subscribers.parameters import set_parameter
 from asynchub.subscription import Subscription
 
 __all__ = ("BatchSizeScheduler",)
@@ -193,10 +194,7 @@ class BatchSizeScheduler:
         why = f"{self._lr_scaling} scaling with the batch size, {old} -> {size}"
         for index, group in enumerate(self._optimizer.param_groups):
             before = float(group["lr"])
-            if hasattr(group["lr"], "fill_"):  # a tensor, which a captured graph may hold on to
-                group["lr"].fill_(before * factor)
-            else:
-                group["lr"] = before * factor
+            set_parameter(group, "lr", before * factor)
             events.publish(
                 ParameterChanged(
                     name="lr", group=index, old=before, new=float(group["lr"]), reason=why, author=events.name

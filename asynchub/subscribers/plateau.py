@@ -21,6 +21,7 @@ from asynchub.events import Event
 from asynchub.requests import Decided, ParameterChanged
 from asynchub.subscribers.checks import Checks, Mode, Smooth, ThresholdMode, take_state
 from asynchub.subscribers.lateness import StepOrder
+from asynchub.subscribers.parameters import set_parameter
 from asynchub.subscribers.plateau_presets import PLATEAU_PRESETS, PlateauRule, TorchPlateau
 from asynchub.subscribers.presets import preset_of
 from asynchub.subscription import Subscription
@@ -207,11 +208,7 @@ class ReduceLROnPlateau:
         if changes:
             rule.was_reduced()
         for group, change in changes:
-            parameter = group[self._param_name]
-            if hasattr(parameter, "fill_"):  # a tensor, which a captured graph may hold on to
-                parameter.fill_(change.new)
-            else:
-                group[self._param_name] = change.new
+            set_parameter(group, self._param_name, change.new)
             events.publish(change)
 
     def _changes(self, reason: str, author: str) -> list[tuple[Any, ParameterChanged]]:

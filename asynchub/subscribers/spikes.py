@@ -23,6 +23,7 @@ from asynchub.requests import Decided, ParameterChanged, RequestApplied, Rollbac
 from asynchub.subscribers.actions import Action, act, at_step, check_action, verdict_of
 from asynchub.subscribers.bad_batches import BadBatches
 from asynchub.subscribers.checks import Mode, check_count, check_key, check_number, mean_of, take_state
+from asynchub.subscribers.parameters import set_parameter
 from asynchub.subscription import Subscription
 
 __all__ = ("BATCH_KEY", "SpikeDetection")
@@ -276,10 +277,7 @@ class SpikeDetection:
             new = min([now, *before[index : index + 1]]) * self._lr_decay
             if new == now:
                 continue
-            if hasattr(group["lr"], "fill_"):  # a tensor, which a captured graph may hold on to
-                group["lr"].fill_(new)
-            else:
-                group["lr"] = new
+            set_parameter(group, "lr", new)
             reason = f"{applied.reason}; went back"
             change = ParameterChanged(name="lr", group=index, old=now, new=new, reason=reason, author=events.name)
             events.publish(change)
