@@ -14,30 +14,29 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 
-from asynchub.bus import EventBus
 from asynchub.channels import Selection
 from asynchub.codec.decoder import loads
 from asynchub.codec.encoder import dumps
 from asynchub.errors import StateDictError
-from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated
+from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
 from asynchub.requests import StopRequested
 from asynchub.specimens import every_kind_of_event, run_for
-from asynchub.subscription import Subscription
-from asynchub.testing import Drive, drive
+from asynchub.testing import Drive, drive, observed
 
 try:
     import pytest
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("asynchub.contract needs pytest: python -m pip install pytest") from error
 
-__all__ = ("SubscriberContract", "observed")
+__all__ = ("SubscriberContract",)
 
 E = TypeVar("E", bound=Event)
 SECONDS = 30
@@ -45,15 +44,15 @@ SECONDS = 30
 every_loop = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
-class SubscriberContract:
+class SubscriberContract(ABC):
     """The tests. A subclass says how a subscriber is made; pytest collects it if its name begins with ``Test``."""
 
+    @abstractmethod
     def make(self, folder: Path) -> Any:
         """Return a new subscriber, that has seen nothing, of a run that may write below ``folder``.
 
         Two that are given the same folder are of the same run, one after the other.
         """
-        raise NotImplementedError
 
     def resumed(self, folder: Path, earlier: Any) -> Any:
         """Return a new subscriber that is to take over from ``earlier``, before it is given its state.
@@ -289,43 +288,6 @@ class SubscriberContract:
 
 
 # --- running one
-
-
-class _Heard:
-    """The hub of an observer that is run by hand: what it publishes is stamped, and let go of."""
-
-    def __init__(self) -> None:
-        self._seq = 1 << 40  # after all that it is told
-
-    def publish(self, event: E, *, step: int | None = None) -> E:
-        self._seq += 1
-        return event.stamped(self._seq, 0.0, event.step if step is None else step)
-
-    def update_scalar(
-        self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
-    ) -> None:
-        self.publish(ScalarUpdated(key=key, value=value, count=count), step=step)
-
-    def request(self, request: Any) -> Any:
-        return self.publish(request)
-
-
-async def observed(subscriber: Any, *batches: Sequence[Event], then: Callable[[], object] = lambda: None) -> None:
-    """Run an observer over stamped events, batch by batch; when all are handled call ``then``; let it end."""
-    bus = EventBus()
-    selection = Selection.of((*_keys(subscriber), EventsDropped))  # which any reader gets
-    with anyio.fail_after(SECONDS):
-        events = Subscription(bus, _Heard(), "observed", selection, max_lag=1 << 20, overflow="raise")
-        async with anyio.create_task_group() as group:
-            group.start_soon(subscriber, events)
-            for batch in batches:
-                bus.log.extend(event for event in batch if bus.wants(event.key, type(event)))
-                bus.hurry()
-                handled = anyio.Event()
-                events.when_handled(events.end_position(), handled.set)
-                await handled.wait()
-            then()
-            events.close()
 
 
 def _run(backend: str, main: Callable[[], Any]) -> None:

@@ -1,24 +1,30 @@
 """For the tests of subscribers, and for replays: drive one by hand over events of your own.
 
-Threads: none is started, and no event loop.
+Threads: none is started, and no event loop; an observer runs on that of the caller.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import anyio
+
+from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.channels import Selection
 from asynchub.control import ControlSubscriber, SettlePoint
-from asynchub.events import Event, InfoUpdated, ScalarUpdated
+from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated
 from asynchub.requests import Request
 from asynchub.runner import Subscriber
 from asynchub.settled import SettledSubscription
+from asynchub.subscription import Subscription
 
-__all__ = ("Drive", "drive", "scalars")
+__all__ = ("Drive", "drive", "observed", "scalars")
 
+SECONDS = 30
+"""How long ``observed`` may take."""
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Request)
 
@@ -116,6 +122,55 @@ def drive(subscriber: Subscriber, events: Iterable[Event], *wanted: str | type[E
         driven.send(event)
     driven.close()
     return driven.answers
+
+
+class _Heard:
+    """The hub of an observer that is run by hand: what it publishes is stamped, and let go of."""
+
+    def __init__(self) -> None:
+        self._seq = 1 << 40  # after all that it is told
+
+    def publish(self, event: E, *, step: int | None = None) -> E:
+        self._seq += 1
+        return event.stamped(self._seq, 0.0, event.step if step is None else step)
+
+    def update_scalar(
+        self, key: str, value: Any, count: int = 1, resumed: bool = True, *, step: int | None = None
+    ) -> None:
+        self.publish(ScalarUpdated(key=key, value=value, count=count), step=step)
+
+    def request(self, request: Any) -> Any:
+        return self.publish(request)
+
+
+async def observed(
+    subscriber: Any,
+    *batches: Sequence[Event],
+    then: Callable[[], object] = lambda: None,
+    hub: Publisher | None = None,
+) -> None:
+    """Run an observer over stamped events, batch by batch; when all are handled call ``then``; let it end.
+
+    Args:
+        subscriber: it.
+        batches: what it gets, as far as it wants it.
+        then: called before its events end.
+        hub: where what it publishes goes; by default it is let go of.
+    """
+    bus = EventBus()
+    selection = Selection.of((*(getattr(subscriber, "keys", ()) or ("**",)), EventsDropped))  # which any reader gets
+    with anyio.fail_after(SECONDS):
+        events = Subscription(bus, hub or _Heard(), "observed", selection, max_lag=1 << 20, overflow="raise")
+        async with anyio.create_task_group() as group:
+            group.start_soon(subscriber, events)
+            for batch in batches:
+                bus.log.extend(event for event in batch if bus.wants(event.key, type(event)))
+                bus.hurry()
+                handled = anyio.Event()
+                events.when_handled(events.end_position(), handled.set)
+                await handled.wait()
+            then()
+            events.close()
 
 
 def scalars(key: str, values: Iterable[float]) -> list[ScalarUpdated]:

@@ -7,10 +7,8 @@ from typing import Any
 
 import anyio
 
-from asynchub.bus import EventBus
-from asynchub.channels import Selection
-from asynchub.events import Event, EventsDropped, ScalarUpdated
-from asynchub.subscription import Subscription
+from asynchub import testing
+from asynchub.events import Event, ScalarUpdated
 
 START = 1_700_000_000.0
 
@@ -35,21 +33,8 @@ def scalars(*values: tuple[int | None, str, float]) -> list[ScalarUpdated]:
 
 
 async def observed(subscriber: Any, *batches: Sequence[Event], then: Callable[[], object] = lambda: None) -> None:
-    """Run ``subscriber`` over stamped events, batch by batch; when all are handled call ``then``; let it end."""
-    bus = EventBus()
-    selection = Selection.of((*(getattr(subscriber, "keys", ()) or ("**",)), EventsDropped))  # which any reader gets
-    with anyio.fail_after(30):
-        events = Subscription(bus, _Silence(), "observed", selection, max_lag=1 << 20, overflow="raise")
-        async with anyio.create_task_group() as group:
-            group.start_soon(subscriber, events)
-            for batch in batches:
-                bus.log.extend(event for event in batch if bus.wants(event.key, type(event)))
-                bus.hurry()
-                handled = anyio.Event()
-                events.when_handled(events.end_position(), handled.set)
-                await handled.wait()
-            then()
-            events.close()
+    """``asynchub.testing.observed``, of one that publishes nothing."""
+    await testing.observed(subscriber, *batches, then=then, hub=_Silence())
 
 
 def observe(

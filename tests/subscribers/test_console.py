@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from asynchub.requests import ParameterChanged, ParameterChangeRequested, Reques
 from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.display import Pace, described, format_duration, format_number, format_quantity
 from tests.subscribers.observing import START, observe, scalars, stamped
+from tests.subscribers.terminal import run_in_terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -248,25 +245,6 @@ from tests.subscribers.observing import observe, stamped
 from tests.subscribers.test_console import a_run
 observe(ConsoleLogger(every="2ba"), stamped(a_run()))
 """
-
-
-def run_in_terminal(script: str, columns: int = 100, **environment: str) -> str:
-    """Return what ``script`` writes to a terminal of its own."""
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40", **environment}
-    with subprocess.Popen([sys.executable, "-c", script], stdin=slave, stdout=slave, stderr=slave, env=environment):
-        os.close(slave)
-        out = b""
-        while True:
-            try:
-                chunk = os.read(master, 65536)
-            except OSError:  # how Linux says that the other end is closed
-                break
-            if not chunk:
-                break
-            out += chunk
-        os.close(master)
-    return out.decode()
 
 
 def test_on_a_terminal_the_same_lines_come_in_colour() -> None:

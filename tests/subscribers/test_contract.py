@@ -13,7 +13,7 @@ import anyio
 import msgpack
 import pytest
 
-from asynchub.contract import SubscriberContract, observed
+from asynchub.contract import SubscriberContract
 from asynchub.events import Event
 from asynchub.hub import MessageHub
 from asynchub.specimens import every_kind_of_event, run_for
