@@ -17,7 +17,7 @@ from asynchub.contract import SubscriberContract
 from asynchub.events import Event
 from asynchub.hub import MessageHub
 from asynchub.specimens import every_kind_of_event, run_for
-from asynchub.testing import drive
+from asynchub.testing import drive, observed
 
 PACKAGE = "asynchub.subscribers"
 
