@@ -76,6 +76,15 @@ def test_the_decision_is_said_in_the_name_of_the_subscriber() -> None:
     ]
 
 
+@pytest.fixture
+def _as_in_the_foreground() -> Iterator[None]:
+    """Have Ctrl-C raise, which a job in the background ignores from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_as_in_the_foreground")
 def test_a_second_ctrl_c_does_what_it_always_did() -> None:
     hub = hub_with()
     with pytest.raises(KeyboardInterrupt), hub:  # noqa: PT012  # what comes before must not raise either, and is asserted
