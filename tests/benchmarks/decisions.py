@@ -2,8 +2,9 @@
 
 First ``settle()`` with one check of a rule, which is published as a ``Decided``, beside a control subscriber that only
 counts, and the thresholds of the advisers, beside ``numpy.percentile``: µs each. Then grids of fifty rules on a run of
-many steps, read once: s. Then a picture of as many values: s to gather them, and to draw them. Not shown: what a loop
-of its own work leaves in the caches (``train_step``); a run that is read from a disk.
+many steps, read once: s. Then a picture of as many values: s to take them, beside an observer that does nothing with
+them, and to draw them at the end. Not shown: what a loop's own work leaves in the caches (``train_step``); a run that
+is read from a disk.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import numpy as np
 
 from asynchub import AutoClip, EarlyStopping, MessageHub, ReduceLROnPlateau, Subscription
@@ -126,31 +128,40 @@ def replayed(rough: bool) -> None:
     table(f"EarlyStopping on a run of {len(events):,} events", ["rules", "events handled", "wall, s", "CPU, s"], rows)
 
 
-async def drawn(events: Iterable[Event], folder: Path) -> tuple[float, float]:
-    """Return the seconds that a picture takes: of gathering, and of all."""
-    from asynchub.subscribers.plot import MatplotlibPlot
+class Reader:
+    """An observer that only takes what comes."""
 
-    start, gathered = time.perf_counter(), [0.0]
+    async def __call__(self, events: Subscription) -> None:
+        async for _ in events.batches():
+            pass
 
-    def all_came() -> None:
-        gathered[0] = time.perf_counter() - start
 
-    await observed(MatplotlibPlot(folder / "run.png", every=None), list(events), then=all_came)
-    return gathered[0], time.perf_counter() - start
+async def read(observer: Any, events: list[Event]) -> tuple[float, float]:
+    """Return the seconds until an observer has taken all, and from then on until it has ended."""
+    marks = [time.perf_counter()]
+    await observed(observer, events, then=lambda: marks.append(time.perf_counter()))
+    marks.append(time.perf_counter())
+    return marks[1] - marks[0], marks[2] - marks[1]
 
 
 def pictured(rough: bool) -> None:
-    import anyio
+    from asynchub.subscribers.plot import MatplotlibPlot
 
-    steps = 5_000 if rough else 1_000_000
-    events = list(recorded(steps))
+    events = list(recorded(5_000 if rough else 1_000_000))
     with tempfile.TemporaryDirectory() as folder:
-        anyio.run(drawn, events[:100], Path(folder))  # fonts are looked for once
-        found = [anyio.run(drawn, events, Path(folder)) for _ in range(1 if rough else 3)]
-    gathering = figures(one for one, _ in found).median
-    drawing = figures(whole - one for one, whole in found).median
-    rows = {"MatplotlibPlot": [f"{gathering:.2f}", f"{drawing:.2f}"]}
-    table(f"a picture of {len(events):,} values", ["gathering, s", "drawing, s"], rows)
+
+        def plot() -> Any:
+            return MatplotlibPlot(Path(folder) / "run.png", every=None)
+
+        calls: dict[str, Callable[[], tuple[float, float]]] = {
+            "an observer that reads": lambda: anyio.run(read, Reader(), events),
+            "MatplotlibPlot": lambda: anyio.run(read, plot(), events),
+        }
+        found = interleave(calls, 1 if rough else 5)
+    rows = {
+        name: [f"{figures(part).median:.2f}" for part in zip(*sample, strict=True)] for name, sample in found.items()
+    }
+    table(f"a picture of {len(events):,} values", ["taking, s", "ending, s"], rows)
 
 
 if __name__ == "__main__":
