@@ -10,6 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from asynchub.channels import SubscriptionStatistics
+from asynchub.dataflow import (
+    BottleneckChanged,
+    ConcurrencyChanged,
+    PipelineRecovered,
+    PipelineReported,
+    PipelineStalled,
+    SlowItems,
+)
 from asynchub.errors import AsyncHubError, DeviceLostError, GraphCaptureError
 from asynchub.events import (
     CheckpointRemoved,
@@ -58,6 +66,9 @@ if TYPE_CHECKING:
     from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
     from asynchub.journal.recovering import recover
+    from asynchub.pipeline.chains import monitor
+    from asynchub.pipeline.monitor import Pipeline
+    from asynchub.pipeline.report import PipelineReport
     from asynchub.subscribers.batch_size import BatchSizeScheduler
     from asynchub.subscribers.checkpoint_policy import CheckpointContext, CheckpointPolicy
     from asynchub.subscribers.clipping import AutoClip, ZClip
@@ -86,11 +97,13 @@ __all__ = (
     "Attachment",
     "AutoClip",
     "BatchSizeScheduler",
+    "BottleneckChanged",
     "CheckpointContext",
     "CheckpointPolicy",
     "CheckpointRemoved",
     "CheckpointRequested",
     "CheckpointSaved",
+    "ConcurrencyChanged",
     "ConsoleLogger",
     "CsvLogger",
     "Decided",
@@ -120,6 +133,11 @@ __all__ = (
     "ParameterChangeRequested",
     "ParameterChanged",
     "PendingSave",
+    "Pipeline",
+    "PipelineRecovered",
+    "PipelineReport",
+    "PipelineReported",
+    "PipelineStalled",
     "ReduceLROnPlateau",
     "Request",
     "RequestApplied",
@@ -132,6 +150,7 @@ __all__ = (
     "ScalarUpdated",
     "SchedulerStep",
     "SkipRequested",
+    "SlowItems",
     "SpikeDetection",
     "StateDamaged",
     "StateLoaded",
@@ -153,6 +172,7 @@ __all__ = (
     "Watch",
     "ZClip",
     "follow",
+    "monitor",
     "recover",
     "register_backend",
     "timed_batches",
@@ -177,6 +197,8 @@ _LAZY = {
     "MaxSteps": "subscribers.limits",
     "MedianStopping": "subscribers.trials",
     "NanGuard": "subscribers.nan_guard",
+    "Pipeline": "pipeline.monitor",
+    "PipelineReport": "pipeline.report",
     "ReduceLROnPlateau": "subscribers.plateau",
     "SQLiteLogger": "subscribers.sqlite",
     "SchedulerStep": "subscribers.scheduler_step",
@@ -191,6 +213,7 @@ _LAZY = {
     "ZClip": "subscribers.clipping",
     "follow": "journal.following",
     "recover": "journal.recovering",
+    "monitor": "pipeline.chains",
     "register_backend": "devices.registry",
     "timed_batches": "subscribers.monitors",
 }

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from asynchub.dataflow import PipelineReported
 from asynchub.errors import CorruptStateError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.requests import Request
@@ -18,10 +19,13 @@ from asynchub.requests import Request
 __all__ = ("event_from_dict", "event_to_dict", "event_to_json")
 
 
+OWN_MODULES = (Event.__module__, Request.__module__, PipelineReported.__module__)
+
+
 def _kinds(kind: type[Event]) -> Iterator[type[Event]]:
     """Yield the kinds of event that this package defines."""
     for one in kind.__subclasses__():
-        if one.__module__ in (Event.__module__, Request.__module__) and not one.__name__.startswith("_"):
+        if one.__module__ in OWN_MODULES and not one.__name__.startswith("_"):
             yield one
         yield from _kinds(one)
 

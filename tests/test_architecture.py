@@ -21,7 +21,7 @@ PACKAGE = ROOT / "asynchub"
 ROWS = (
     ("errors",),
     ("events", "patterns"),
-    ("requests", "stretches"),
+    ("requests", "stretches", "dataflow"),
     ("answering", "eventforms"),
     ("compiling", "scalars", "columns", "codec", "loops", "every", "channels"),
     ("windows", "pending"),

@@ -1,0 +1,73 @@
+"""How late an event loop comes round: asked ten times per interval, from a thread that the loop cannot hold up."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asynchub.loops import LoopHandle
+from asynchub.pipeline import histogram
+from asynchub.pipeline.clock import clock
+
+__all__ = ("LoopCounters", "LoopMeter")
+
+
+@dataclass(slots=True)
+class LoopCounters:
+    """What was seen of a loop so far.
+
+    Attributes:
+        lags: how late it came round, of shape ``(960,)``.
+        slowest: nanoseconds that it was late at most, since the last reading.
+        waiting: since when it has not come round; 0 if it has.
+    """
+
+    lags: histogram.Counts = field(default_factory=histogram.empty)
+    slowest: int = 0
+    waiting: int = 0
+
+
+class LoopMeter:
+    """The lag of one event loop.
+
+    Args:
+        loop: the loop.
+    """
+
+    def __init__(self, loop: LoopHandle) -> None:
+        self.loop = loop
+        self._since = 0
+        self._lags = histogram.empty()
+        self._slowest = 0
+        self._lock = threading.Lock()
+
+    def probe(self) -> bool:
+        """Ask it to come round, unless it has been asked already; False when it has ended."""
+        if self._since:
+            return True
+        self._since = clock()
+        if self.loop.call_soon(self._came_round):
+            return True
+        self._since = 0
+        return False
+
+    def _came_round(self) -> None:
+        lag = clock() - self._since
+        with self._lock:
+            self._lags[histogram.bucket_of(lag)] += 1
+            self._slowest = max(self._slowest, lag)
+        self._since = 0
+
+    def late(self, now: int) -> int:
+        """Return for how many nanoseconds it has not come round."""
+        since = self._since
+        return max(now - since, 0) if since else 0
+
+    def counters(self) -> LoopCounters:
+        """Return what was seen of it so far."""
+        with self._lock:
+            counted = LoopCounters(np.copy(self._lags), self._slowest, self._since)
+            self._slowest = 0
+        return counted

@@ -1,0 +1,137 @@
+"""What a pipeline publishes to its hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from asynchub.dataflow import (
+    BottleneckChanged,
+    ConcurrencyChanged,
+    PipelineRecovered,
+    PipelineReported,
+    PipelineStalled,
+    SlowItems,
+)
+from asynchub.history import HistoryBuffer
+from asynchub.hub import MessageHub
+from asynchub.pipeline.parts import Blame
+from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.stages import Stage
+from asynchub.pipeline.ticking import Reporter
+
+__all__ = ("KEPT", "Outlet")
+
+logger = logging.getLogger("asynchub")
+
+KEPT = 3600
+"""Values that the hub's history of each figure keeps: an hour of seconds. A journal has them all."""
+
+
+class Outlet:
+    """Publishes what becomes known of a pipeline. What it records is not part of the hub's resumable state.
+
+    Args:
+        hub: where to.
+        name: of the pipeline.
+        scalars: whether every figure is a scalar too.
+    """
+
+    def __init__(self, hub: MessageHub, name: str, *, scalars: bool) -> None:
+        self._hub = hub
+        self._name = name
+        self._scalars = scalars
+        self._state = ""
+        self._own: set[str] = set()
+
+    def reported(self, report: PipelineReport, reporter: Reporter) -> None:
+        """Publish the figures of an interval."""
+        hub = self._hub
+        if self._scalars:
+            hub.update_scalars(self._figures(report, reporter), resumed=False)
+        hub.publish(PipelineReported(key=f"{self._name}/report", pipeline=self._name, report=report.to_dict()))
+        if report.state != self._state:
+            self._state = report.state
+            hub.update_info(f"{self._name}/state", report.state, resumed=False)
+        for slow in reporter.slow:
+            hub.publish(
+                SlowItems(
+                    key=f"{self._name}/slow_items",
+                    pipeline=self._name,
+                    stage=slow.stage,
+                    items=slow.items,
+                    slowest=slow.slowest,
+                    median=slow.median,
+                )
+            )
+
+    def _figures(self, report: PipelineReport, reporter: Reporter) -> dict[str, Any]:
+        figures: dict[str, Any] = dict(report.scalars())
+        histories = self._hub.log_scalars
+        taken = reporter.taken
+        if report.consumer is not None and taken.items:  # what programs of mmengine read, in seconds
+            for name, value in (("data_time", taken.wait), ("time", taken.wait + taken.busy)):
+                key = f"{report.consumer.name}/{name}"
+                if key in self._own or key not in histories:  # else the program publishes its own
+                    figures[key] = value / taken.items
+        for key in figures.keys() - self._own:
+            self._own.add(key)
+            if key not in histories:
+                histories[key] = HistoryBuffer(max_length=KEPT)
+        return figures
+
+    def judged(self, verdict: Verdict, previous: Verdict) -> None:
+        """Publish that something else limits the pipeline."""
+        self._hub.update_info(f"{self._name}/bottleneck", verdict.to_dict(), resumed=False)
+        self._hub.publish(
+            BottleneckChanged(
+                key=f"{self._name}/bottleneck_changed",
+                pipeline=self._name,
+                kind=verdict.kind,
+                stage=verdict.stage,
+                reason=verdict.reason,
+                gain=verdict.gain,
+                previous_kind=previous.kind,
+                previous_stage=previous.stage,
+            )
+        )
+
+    def stalled(self, seconds: float, blame: Blame, queues: Mapping[str, int]) -> None:
+        """Publish, and log, that the consumer waits, and for whom."""
+        reason = f"waiting for {blame.reason}"
+        logger.warning("pipeline %r has stalled for %.1f s: %s", self._name, seconds, reason)
+        self._hub.publish(
+            PipelineStalled(
+                key=f"{self._name}/stalled",
+                pipeline=self._name,
+                seconds=seconds,
+                reason=reason,
+                stage=blame.stage,
+                worker=blame.worker,
+                pid=blame.pid,
+                state=blame.state,
+                state_seconds=blame.state_seconds,
+                frame=blame.frame,
+                stack=blame.stack,
+                queues=dict(queues),
+            )
+        )
+
+    def recovered(self, seconds: float) -> None:
+        """Publish that it goes on, after so many seconds of waiting."""
+        self._hub.publish(PipelineRecovered(key=f"{self._name}/recovered", pipeline=self._name, seconds=seconds))
+
+    def concurrency_changed(self, stage: Stage, old: int, new: int, reason: str, author: str) -> None:
+        """Publish that a stage does more or fewer items at once."""
+        self._hub.publish(
+            ConcurrencyChanged(
+                key=f"{self._name}/concurrency_changed",
+                pipeline=self._name,
+                stage=stage.name,
+                old=old,
+                new=new,
+                reason=reason,
+                author=author,
+            )
+        )

@@ -1,0 +1,52 @@
+"""How long a coroutine holds its event loop: the time from each resumption to its next suspension."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+from asynchub.pipeline.clock import clock
+from asynchub.pipeline.tally import Tally
+
+__all__ = ("Stepped",)
+
+
+class Stepped:
+    """An awaitable that does what a coroutine does, and measures how long it runs.
+
+    Args:
+        coroutine: what to run.
+        tally: where its time on the loop is added.
+        weight: calls that this one stands for.
+    """
+
+    __slots__ = ("_coroutine", "_tally", "_weight")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], tally: Tally, weight: int) -> None:
+        self._coroutine = coroutine
+        self._tally = tally
+        self._weight = weight
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, taken = self._coroutine, 0
+        step: Any = coroutine.send
+        value: Any = None
+        try:
+            while True:
+                start = clock()
+                try:
+                    waits_for = step(value)
+                except StopIteration as end:
+                    return end.value
+                finally:
+                    taken += clock() - start
+                try:
+                    value = yield waits_for
+                    step = coroutine.send
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:  # it is thrown in where the coroutine waits
+                    step, value = coroutine.throw, error
+        finally:
+            self._tally.on_loop += taken * self._weight
