@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import asynchub.pipeline.histogram as histogram
 from asynchub.loops import LoopHandle
-from asynchub.pipeline import histogram
 from asynchub.pipeline.clock import clock
-from asynchub.pipeline.tally import DRAIN_MASK, Meter, Tally
+from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import Track
 
 __all__ = ("AsyncConsumed", "Consumed", "Consumer", "ConsumerCounters")
@@ -111,12 +111,10 @@ class Consumer:
         took = end - start
         track.meter, track.nested = before[0], before[1] + took
         track.last = self.meter
-        tally.starved += took
         if not self.first_item:
             self.first_item = end
         tally.record(took)
-        tally.items = items = tally.items + 1
-        if not items & DRAIN_MASK:
+        if end > tally.due:
             tally.drain()
         return end
 
@@ -274,9 +272,7 @@ class _AsyncConsuming(AsyncIterator[Any]):
     async def __anext__(self) -> Any:
         consumer = self._consumer
         tally = consumer.meter.tally()
-        if tally.track.current_task is None or consumer.meter.loop_track is None:
-            consumer.meter.see_loop(tally)
-        track = tally.track.of_task()
+        track = consumer.meter.task_track(tally)
         before = (track.meter, track.nested)
         track.meter, track.nested = consumer.meter, 0
         self.ident = tally.ident

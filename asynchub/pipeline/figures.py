@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from asynchub.pipeline import histogram
+import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import SECOND
 from asynchub.pipeline.consumer import ConsumerCounters
 from asynchub.pipeline.parts import Reading

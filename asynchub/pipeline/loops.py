@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asynchub.loops import LoopHandle
-from asynchub.pipeline import histogram
+import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import clock
 
 __all__ = ("LoopCounters", "LoopMeter")

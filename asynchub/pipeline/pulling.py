@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
 from asynchub.pipeline.clock import clock
-from asynchub.pipeline.tally import DRAIN_MASK, Meter, Tally
+from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import Track
 
 __all__ = ("AsyncMonitored", "AsyncPull", "Monitored", "Pull")
@@ -34,7 +34,6 @@ class Pull(Iterator[Any]):
         "_local",
         "_meter",
         "_next",
-        "_track",
         "_use",
         "ident",
         "iterator",
@@ -46,7 +45,6 @@ class Pull(Iterator[Any]):
         self.iterator = iterator
         self.since = self.ident = 0
         self.waits_for: Any = None
-        self._track: Track | None = None
         meter.pulled_by(self)
         self._meter = meter
         self._next = iterator.__next__
@@ -87,16 +85,10 @@ class Pull(Iterator[Any]):
         track.meter, track.last = outer, meter
         if outer is not meter.parent:
             meter.parent = outer
-        own = took - nested
-        if meter.waits:
-            tally.starved += took
-        else:
-            tally.busy += own
-            if nested:
-                tally.starved += nested
-        tally.record(own)
-        tally.items = items = tally.items + 1
-        if not items & DRAIN_MASK:
+        if nested:
+            tally.starved += nested
+        tally.record(took - nested)
+        if end > tally.due:
             tally.drain()
         return item
 
@@ -119,9 +111,9 @@ class AsyncPull(AsyncIterator[Any]):
     __slots__ = (
         "__weakref__",
         "_left",
-        "_local",
         "_meter",
         "_next",
+        "_tally",
         "_track",
         "_use",
         "ident",
@@ -134,11 +126,11 @@ class AsyncPull(AsyncIterator[Any]):
         self.iterator = iterator
         self.since = self.ident = 0
         self.waits_for: Any = None
-        self._track: Track | None = None
+        self._tally: Any = None
+        self._track = Track()  # of no task: the first call looks for the right one
         meter.pulled_by(self)
         self._meter = meter
         self._next = iterator.__anext__
-        self._local = meter.local
         self._left = 0
         self._use = use
 
@@ -146,21 +138,13 @@ class AsyncPull(AsyncIterator[Any]):
         return self
 
     async def __anext__(self) -> Any:
-        meter = self._meter
-        try:
-            tally = self._local.tally
-        except AttributeError:
-            tally = meter.tally()
-        current_task = tally.track.current_task
-        if current_task is None or meter.loop_track is None:
-            meter.see_loop(tally)
-            current_task = tally.track.current_task
-        track = self._track
-        if track is None or track.task is not current_task():
-            track = self._track = tally.track.of_task()
+        meter, tally, track = self._meter, self._tally, self._track
+        if track.task is None or (find := tally.track.current_task) is None or track.task is not find():
+            tally = self._tally = meter.tally()
+            track = self._track = meter.task_track(tally)
+            self.ident = tally.ident
         outer, nested_before = track.meter, track.nested
         track.meter, track.nested = meter, 0
-        self.ident = tally.ident
         start = self.since = clock()
         if self._left:
             tally.blocked += start - self._left
@@ -179,16 +163,10 @@ class AsyncPull(AsyncIterator[Any]):
         track.meter, track.last = outer, meter
         if outer is not meter.parent:
             meter.parent = outer
-        own = took - nested
-        if meter.waits:
-            tally.starved += took
-        else:
-            tally.busy += own
-            if nested:
-                tally.starved += nested
-        tally.record(own)
-        tally.items = items = tally.items + 1
-        if not items & DRAIN_MASK:
+        if nested:
+            tally.starved += nested
+        tally.record(took - nested)
+        if end > tally.due:
             tally.drain()
         return item
 

@@ -23,8 +23,8 @@ from asynchub.errors import ArgumentError
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.pulling import AsyncPull, Pull
 from asynchub.pipeline.stepping import Stepped
-from asynchub.pipeline.tally import DRAIN_MASK, Meter, Tally
-from asynchub.pipeline.tracks import Track
+from asynchub.pipeline.tally import Meter, Tally
+from asynchub.pipeline.tracks import Track, task_track
 
 __all__ = ("Stage", "StagedFunction", "Task")
 
@@ -114,9 +114,9 @@ class Stage:
                 tally = local.tally
             except AttributeError:
                 tally = meter.tally()
-            if tally.track.current_task is None or meter.loop_track is None:
-                meter.see_loop(tally)
-            track = tally.track.of_task()
+            current_task, track = tally.track.current_task, task_track()
+            if current_task is None or track is None or track.task is not current_task() or not meter.loop_track:
+                track = meter.task_track(tally)
             outer, nested_before = track.meter, track.nested
             track.meter, track.nested = meter, 0
             tally.calls = number = tally.calls + 1
@@ -143,10 +143,10 @@ class Stage:
             track.meter, track.last = outer, meter
             if outer is not meter.parent:
                 meter.parent = outer
-            tally.busy += took - nested
+            if nested:
+                tally.nested += nested
             tally.record(took)
-            tally.items = items = tally.items + 1
-            if not items & DRAIN_MASK:
+            if end > tally.due:
                 tally.drain()
             return result
 
@@ -289,10 +289,10 @@ class StagedFunction:
         track.meter, track.last = outer, meter
         if outer is not meter.parent:
             meter.parent = outer
-        tally.busy += took - nested
+        if nested:
+            tally.nested += nested
         tally.record(took)
-        tally.items = items = tally.items + 1
-        if not items & DRAIN_MASK:
+        if end > tally.due:
             tally.drain()
         return result
 
@@ -363,10 +363,10 @@ class Task:
         track.meter, track.last = outer, meter
         if outer is not meter.parent:
             meter.parent = outer
-        tally.busy += took - nested
+        if nested:
+            tally.nested += nested
         tally.record(took)
-        tally.items = items = tally.items + 1
-        if not items & DRAIN_MASK:
+        if end > tally.due:
             tally.drain()
 
 

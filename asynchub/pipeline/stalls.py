@@ -12,7 +12,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
-from asynchub.pipeline import histogram
+import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import SECOND
 from asynchub.pipeline.parts import Blame, Parts
 from asynchub.pipeline.tally import Meter

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
+import asynchub.pipeline.histogram as histogram
 from asynchub.loops import LoopHandle
-from asynchub.pipeline import histogram
-from asynchub.pipeline.tracks import ThreadTrack, thread_track
+from asynchub.pipeline.clock import SECOND, clock
+from asynchub.pipeline.tracks import ThreadTrack, Track, thread_track
 
 __all__ = ("Counters", "Meter", "Tally")
 
-DRAIN_MASK = 4095
-"""After so many items, plus one, a thread sorts its durations into buckets itself: nobody may be there to do it."""
+DRAIN_AFTER = SECOND // 4
+"""Nanoseconds after which a thread sorts its durations into buckets itself: nobody else may be there to do it."""
 
 
 @dataclass(slots=True)
@@ -77,9 +78,11 @@ class Tally:
     """What one thread has counted of one stage.
 
     Attributes:
-        items: finished items.
+        drained: finished items that are sorted into buckets.
+        due: when those that are not are to be, at the latest.
         errors: calls that ended with an exception.
-        busy: time of finished calls, less what is counted elsewhere.
+        busy: time of calls that did not return; that of the others is that of the items, less ``nested``.
+        nested: time of other stages in the calls of functions.
         starved: time that it waited for what it iterates over.
         blocked: time between two of its calls.
         on_loop: time that it held the event loop.
@@ -102,14 +105,16 @@ class Tally:
         "blocked",
         "busy",
         "calls",
+        "drained",
+        "due",
         "durations",
         "errors",
         "ident",
-        "items",
         "last",
         "latencies",
         "long",
         "nbytes",
+        "nested",
         "on_loop",
         "open",
         "peak",
@@ -122,7 +127,8 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self.items = self.errors = self.nbytes = 0
+        self.drained = self.errors = self.nbytes = self.nested = 0
+        self.due = clock() + DRAIN_AFTER
         self.busy = self.starved = self.blocked = self.on_loop = 0
         self.since = self.last = self.calls = self.peak = 0
         self.open: dict[int, tuple[int, Any]] = {}
@@ -137,11 +143,21 @@ class Tally:
         self._lock = threading.Lock()
         self._items_before = 0
 
-    def drain(self) -> None:
-        """Sort what was measured into buckets. Any thread may call this, while its own goes on measuring."""
-        if not self._lock.acquire(blocking=False):
-            return  # somebody is at it
+    @property
+    def items(self) -> int:
+        """Finished items."""
+        return self.drained + len(self.durations)
+
+    def drain(self, *, wait: bool = False) -> None:
+        """Sort what was measured into buckets. Any thread may call this, while its own goes on measuring.
+
+        Args:
+            wait: whether to wait if another thread is at it.
+        """
+        if not self._lock.acquire(blocking=wait):
+            return
         try:
+            self.due = clock() + DRAIN_AFTER
             durations = self.durations
             number = len(durations)
             if not number:
@@ -150,6 +166,7 @@ class Tally:
             del durations[:number]  # the thread only appends, and no slice of an array lets it in between
             self.latencies += np.bincount(histogram.indices(taken), minlength=histogram.BUCKETS)
             self.total += int(taken.sum())
+            self.drained += number
             self.slowest = max(self.slowest, int(taken.max()))
         finally:
             self._lock.release()
@@ -168,8 +185,8 @@ class Tally:
 
     def add_to(self, counters: Counters, now: int) -> None:
         """Add what it has counted to ``counters``."""
-        self.drain()
-        counters.items += self.items
+        self.drain(wait=True)
+        counters.items += self.drained
         counters.errors += self.errors
         counters.nbytes += self.nbytes
         counters.on_loop += self.on_loop
@@ -177,7 +194,11 @@ class Tally:
         counters.latencies += self.latencies
         counters.slowest, self.slowest = max(counters.slowest, self.slowest), 0
         counters.last = max(counters.last, self.last)
-        busy, since, under_way = self.busy, self.since, [start for start, _ in list(self.open.values())]
+        busy, since, under_way = (
+            self.busy + self.total - self.nested,
+            self.since,
+            [start for start, _ in list(self.open.values())],
+        )
         if since:
             under_way.append(since)
         so_far = sum(max(now - start, 0) for start in under_way)
@@ -186,8 +207,8 @@ class Tally:
         counters.in_flight += len(under_way)
         if under_way:
             counters.oldest = min([*under_way, counters.oldest or now])
-        active = self.items + self.errors != self._items_before or bool(under_way)
-        self._items_before = self.items + self.errors
+        active = self.drained + self.errors != self._items_before or bool(under_way)
+        self._items_before = self.drained + self.errors
         counters.servers += max(self.peak, 1) if active else 0
         self.peak = len(self.open)
 
@@ -244,10 +265,15 @@ class Meter:
                 self._tallies.append(tally)
             return tally
 
-    def see_loop(self, tally: Tally) -> None:
-        """Take note of the event loop that runs in this thread; ``tally`` is that of the thread."""
-        self._see_loop(tally.track.see_loop())
-        self.loop_track = tally.track
+    def task_track(self, tally: Tally) -> Track:
+        """Return the track of the running task, and take note of its event loop; ``tally`` is that of the thread."""
+        track, before = tally.track, tally.track.loop
+        found = track.of_task()
+        if track.loop is not before or self.loop_track is None:
+            self.loop_track = track
+            if track.loop is not None:
+                self._see_loop(track.loop)
+        return found
 
     def pulled_by(self, iterator: Any) -> None:
         """Say that it is an iterator, which waits in the calls of what it iterates over, and between its own.
@@ -295,7 +321,7 @@ class Meter:
         """Return how long finished items took, of shape ``(960,)``."""
         counts = histogram.empty()
         for tally in self._tallies.copy():
-            tally.drain()
+            tally.drain(wait=True)
             counts += tally.latencies
         return counts
 
@@ -313,6 +339,9 @@ class Meter:
                     counters.oldest = min(since, counters.oldest or since)
             if self._pulls:
                 counters.starved = sum(tally.starved for tally in self._tallies)
+                if self.waits:
+                    counters.starved += counters.total
+                    counters.busy -= counters.total
                 counters.blocked = sum(tally.blocked for tally in self._tallies)
         counters.outside, counters.outside_items = self.outside, self.outside_items
         if self.starving:
@@ -330,7 +359,7 @@ class Meter:
         for tally in others:
             tally.drain()
             first.drain()
-            for name in ("items", "errors", "nbytes", "busy", "starved", "blocked", "on_loop", "total"):
+            for name in ("drained", "nested", "errors", "nbytes", "busy", "starved", "blocked", "on_loop", "total"):
                 setattr(first, name, getattr(first, name) + getattr(tally, name))
             first.latencies += tally.latencies
             first.slowest = max(first.slowest, tally.slowest)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from asynchub.pipeline import histogram
+import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import SECOND, clock
 from asynchub.pipeline.consumer import ConsumerCounters
 from asynchub.pipeline.figures import consumer_report, facts, loop_report, queue_report, stage_report

@@ -12,14 +12,18 @@ Source:
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from asynchub.loops import LoopHandle
+from anyio.lowlevel import current_token
 
-__all__ = ("ThreadTrack", "Track", "current_track", "thread_track")
+from asynchub.loops import LoopHandle, in_event_loop
+
+__all__ = ("ThreadTrack", "Track", "current_track", "task_track", "thread_track")
 
 
 class Track:
@@ -45,7 +49,8 @@ class ThreadTrack(Track):
     """The line of a thread.
 
     Attributes:
-        current_task: returns the task that runs in this thread; None while no event loop is known to run in it.
+        current_task: returns the task that runs in this thread, or None; itself None while no event loop is known to
+            run in it.
         loop: the event loop that was seen last in this thread.
     """
 
@@ -58,14 +63,17 @@ class ThreadTrack(Track):
 
     def of_task(self) -> Track:
         """Return the track of the running task; this one if no task is running."""
-        try:
-            task = self.current_task()  # type: ignore[misc]  # asked for only where there is one
-        except RuntimeError:  # its loop has ended
-            self.current_task = None
+        task = None if self.current_task is None else self.current_task()
+        if task is None:
+            if in_event_loop():  # a callback, or another loop than the one that was seen
+                native = current_token().native_token
+                if self.loop is None or self.loop.native is not native:
+                    self.see_loop()
+                    return self.of_task()
+            else:
+                self.current_task = None
             return self
-        if task is None:  # a callback of the loop
-            return self
-        track = _TRACK.get()
+        track = task_track()
         if track is None or track.task is not task:
             track = Track(task)
             _TRACK.set(track)
@@ -75,14 +83,42 @@ class ThreadTrack(Track):
         """Take note of the event loop that runs in this thread; return it."""
         self.loop = loop = LoopHandle()
         if hasattr(loop.native, "call_soon_threadsafe"):
-            from asyncio import current_task
+            self.current_task = _asyncio_task(loop.native)
         else:
-            from trio.lowlevel import current_task  # type: ignore[assignment]  # which runs, so it is there
-        self.current_task = current_task
+            self.current_task = _trio_task
         return loop
 
 
+def _asyncio_task(loop: Any) -> Callable[[], Any]:
+    """Return a function that returns the running task of a loop, and None if there is none.
+
+    ``asyncio.current_task`` asks the system for the process first, up to Python 3.11: 0.27 us instead of 0.05.
+    """
+    tasks = getattr(asyncio.tasks, "_current_tasks", None)  # until Python 3.13
+    if isinstance(tasks, dict) and tasks.get(loop) is asyncio.current_task():
+        return functools.partial(tasks.get, loop)
+
+    def current_task() -> Any:
+        try:
+            return asyncio.current_task()
+        except RuntimeError:
+            return None
+
+    return current_task
+
+
+def _trio_task() -> Any:
+    import trio  # which runs, so it is there
+
+    try:
+        return trio.lowlevel.current_task()
+    except RuntimeError:
+        return None
+
+
 _TRACK: ContextVar[Track | None] = ContextVar("asynchub_track", default=None)
+task_track = _TRACK.get
+"""Returns the track of this context: of the running task, or of the one that has started it."""
 _local = threading.local()
 
 
