@@ -8,6 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from asynchub.dataflow import (
+    BottleneckChanged,
+    ConcurrencyChanged,
+    PipelineRecovered,
+    PipelineReported,
+    PipelineStalled,
+    SlowItems,
+)
 from asynchub.events import (
     CheckpointRemoved,
     CheckpointSaved,
@@ -83,6 +91,12 @@ def every_kind_of_event() -> list[Event]:
             CheckpointRemoved(path="a.pt", reason="old", step=2),
             TrackerDegraded(tracker="x", error="OSError: no route", step=2),
             TrackerRestored(tracker="x", delivered=3, step=2),
+            PipelineReported(report={"pipeline": "data", "stages": [{"name": "decode", "busy": 0.5}]}, step=2),
+            BottleneckChanged(kind="stage", stage="decode", reason="all of decode is busy", gain=0.5, step=2),
+            ConcurrencyChanged(stage="decode", old=1, new=2, reason="it limits", author="x", step=2),
+            PipelineStalled(seconds=10.5, reason="waiting for decode", worker=1, pid=7, queues={"raw": 0}, step=2),
+            PipelineRecovered(seconds=12.0, step=2),
+            SlowItems(stage="decode", items=2, slowest=0.9, median=0.01, step=2),
             EventsDropped(missed=5, step=2),
             UnknownHappened(step=3),
         ]

@@ -11,8 +11,9 @@ import weakref
 from typing import Any, TypeVar, cast
 
 from asynchub.hub import MessageHub
-from asynchub.pipeline.monitor import Pipeline, checked_name, is_async_iterable, running_pipeline
+from asynchub.pipeline.monitor import Pipeline, running_pipeline
 from asynchub.pipeline.pulling import AsyncMonitored, AsyncPull, Monitored, Pull
+from asynchub.pipeline.watching import checked_name, is_async_iterable
 
 __all__ = ("monitor",)
 

@@ -18,39 +18,31 @@ Switched off: with ``enabled=False`` functions, iterables and loaders come back 
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import anyio
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asynchub.errors import ArgumentError, LifecycleError
+from asynchub.errors import LifecycleError
 from asynchub.hub import MessageHub
 from asynchub.loops import in_event_loop
 from asynchub.pipeline.clock import clock
-from asynchub.pipeline.consumer import AsyncConsumed, Consumed
-from asynchub.pipeline.outlet import Outlet
-from asynchub.pipeline.parts import Parts, Workers
-from asynchub.pipeline.pulling import AsyncMonitored, Monitored
-from asynchub.pipeline.queues import QueueMeter, depth_reader
+from asynchub.pipeline.parts import Workers
 from asynchub.pipeline.report import PipelineReport, Verdict
-from asynchub.pipeline.stages import Stage
 from asynchub.pipeline.stalls import Stalls
-from asynchub.pipeline.streams import Channel, ReceiveStream, SendStream
 from asynchub.pipeline.ticking import Reporter, Ticker
 from asynchub.pipeline.tracks import thread_track
+from asynchub.pipeline.watching import Watching, checked_name, checked_seconds
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-__all__ = ("Pipeline", "checked_name", "is_async_iterable", "running_pipeline")
+__all__ = ("Pipeline", "running_pipeline")
 
 T = TypeVar("T")
 L = TypeVar("L")
@@ -58,7 +50,7 @@ L = TypeVar("L")
 _RUNNING: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 
 
-class Pipeline:
+class Pipeline(Watching):
     """Watches a data pipeline; a context manager, plain or async.
 
     Args:
@@ -90,24 +82,17 @@ class Pipeline:
         scalars: bool = True,
         dump_workers: bool = False,
     ) -> None:
-        if not isinstance(hub, MessageHub):
-            raise ArgumentError(f"hub must be a MessageHub, got {type(hub).__name__}")
-        self.name = checked_name("name", name)
-        self.interval = _seconds("interval", interval, 0.05)
-        self.window = _seconds("window", window, self.interval)
-        self.enabled = enabled
-        self.dump_workers = dump_workers
-        self.parts = Parts()
-        self.hub = hub
-        self._outlet = Outlet(hub, self.name, scalars=scalars)
-        self._stalls = Stalls(self.parts, _seconds("stall_after", stall_after, 0.0))
-        self._reporter = Reporter(self.name, self.parts, self.interval, self.window, _seconds("warmup", warmup, 0.0))
-        self._stages: dict[str, Stage] = {}
+        super().__init__(hub, name, enabled=enabled, scalars=scalars, dump_workers=dump_workers)
+        self.interval = checked_seconds("interval", interval, 0.05)
+        self.window = checked_seconds("window", window, self.interval)
+        self._stalls = Stalls(self.parts, checked_seconds("stall_after", stall_after, 0.0))
+        self._reporter = Reporter(
+            self.name, self.parts, self.interval, self.window, checked_seconds("warmup", warmup, 0.0)
+        )
         self._on_change: list[Callable[[Verdict], object]] = []
         self._each_report: list[Callable[[PipelineReport], object]] = []
         self._ticker: Ticker | None = None
         self._told = Verdict()
-        self._lock = threading.RLock()
 
     # --- living
 
@@ -166,122 +151,7 @@ class Pipeline:
         """Whether it reports."""
         return self._ticker is not None
 
-    # --- what is watched
-
-    def stage(self, name: str, concurrency: int | None = None, *, limited: bool = False) -> Stage:
-        """Return the stage of a name: a decorator for what it does, or a maker of tasks; see ``Stage``.
-
-        Args:
-            name: of the stage; no slash in it.
-            concurrency: how many items it can do at once; default: as many as it is seen doing, or as it was told.
-            limited: whether no more than that may: calls of its async functions wait for ``Stage.limiter``, whose
-                tokens can be changed while it runs.
-
-        Raises:
-            ArgumentError: the name is malformed, or ``concurrency`` is not an int above 0.
-        """
-        checked_name("name", name)
-        if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-            raise ArgumentError(f"concurrency must be an int above 0, got {concurrency!r:.80}")
-        with self._lock:
-            stage = self._stages.get(name)
-            meter = self.parts.stage(name, concurrency)
-            if stage is None or stage.meter is not meter:
-                stage = self._stages[name] = Stage(
-                    meter,
-                    limited=limited,
-                    enabled=self.enabled,
-                    changed=self._outlet.concurrency_changed,
-                )
-            stage.limited = stage.limited or limited
-            return stage
-
-    def monitor(self, iterable: T, name: str) -> T:
-        """Return an iterable, plain or async, whose items are timed as those of a stage; else it is what it was.
-
-        In a chain of generators each has its own time: what it asks another for is the other's.
-
-        Args:
-            iterable: what is iterated over.
-            name: of the stage.
-
-        Raises:
-            ArgumentError: it cannot be iterated over, or the name is malformed.
-        """
-        is_async = is_async_iterable(iterable, "monitor")
-        meter = self.stage(name).meter
-        if not self.enabled:
-            return iterable
-        return cast("T", AsyncMonitored(meter, iterable) if is_async else Monitored(meter, iterable))
-
-    def consume(self, iterable: T, name: str = "train") -> T:
-        """Return an iterable, plain or async, of which the taker is measured: how long it waits, how long it works.
-
-        Args:
-            iterable: what the training loop iterates over.
-            name: of the consumer, for people.
-
-        Raises:
-            ArgumentError: it cannot be iterated over.
-        """
-        is_async = is_async_iterable(iterable, "consume")
-        if not self.enabled:
-            return iterable
-        consumer = self.parts.take_consumer(name)
-        return cast("T", AsyncConsumed(consumer, iterable) if is_async else Consumed(consumer, iterable))
-
-    def pause(self) -> AbstractContextManager[None]:
-        """Return a context manager: inside of it the consumer is not at work on an item, but evaluates, or saves."""
-        return nullcontext() if self.parts.consumer is None else self.parts.consumer.pause()
-
-    def channel(
-        self, name: str, capacity: float = 0
-    ) -> tuple[MemoryObjectSendStream[Any], MemoryObjectReceiveStream[Any]]:
-        """Return both ends of a memory object stream of anyio that tells how full it is, and how long each side waits.
-
-        Args:
-            name: of the channel; no slash in it.
-            capacity: items it holds at most, as of ``anyio.create_memory_object_stream``.
-
-        Raises:
-            ArgumentError: the name is malformed.
-        """
-        checked_name("name", name)
-        send, receive = anyio.create_memory_object_stream[Any](capacity)
-        if not self.enabled:
-            return send, receive
-        channel = Channel(name)
-        statistics = weakref.WeakMethod(receive._state.statistics)
-
-        def depth() -> Any:
-            ask = statistics()
-            return None if ask is None else ask()
-
-        channel.queue = QueueMeter(name, depth_reader(depth, None), measure=channel.measure)
-        self.parts.add_queue(channel.queue)
-        return SendStream(send, channel), ReceiveStream(receive, channel)
-
-    def watch(
-        self, name: str, source: Any, capacity: int | None = None, *, after: str | None = None, into: str | None = None
-    ) -> None:
-        """Look at a queue ten times in an interval.
-
-        Args:
-            name: of the queue; no slash in it.
-            source: a queue with ``qsize()``, a memory object stream, or a function that returns a depth or anyio's
-                statistics; called from the pipeline's thread.
-            capacity: items it holds at most, if ``source`` does not say.
-            after: the stage that puts in.
-            into: the stage that takes.
-
-        Raises:
-            ArgumentError: the name is malformed, or ``source`` is none of these.
-        """
-        checked_name("name", name)
-        read = depth_reader(source, capacity)
-        if self.enabled:
-            meters = [None if stage is None else self.stage(stage).meter for stage in (after, into)]
-            self.parts.add_queue(QueueMeter(name, read, after=meters[0], into=meters[1]))
+    # --- libraries
 
     def dataloader(self, loader: L, name: str = "loader") -> L:
         """Watch a ``torch.utils.data.DataLoader``, its worker processes included; return it.
@@ -390,36 +260,6 @@ def running_pipeline(hub: MessageHub) -> Pipeline | None:
     """Return the pipeline that watches for a hub; None if none does, or several do."""
     found = [pipeline for pipeline in list(_RUNNING) if pipeline.hub is hub]
     return found[0] if len(found) == 1 else None
-
-
-def checked_name(what: str, name: Any) -> str:
-    """Return a name that can be part of a key.
-
-    Raises:
-        ArgumentError: it cannot.
-    """
-    if not isinstance(name, str) or not name or "/" in name or "*" in name:
-        raise ArgumentError(f"{what} must be a non-empty str without '/' and '*', got {name!r:.80}")
-    return name
-
-
-def _seconds(what: str, value: Any, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        raise ArgumentError(f"{what} must be seconds, {least:g} or more, got {value!r:.80}")
-    return float(value)
-
-
-def is_async_iterable(iterable: Any, what: str) -> bool:
-    """Tell whether an iterable is an async one.
-
-    Raises:
-        ArgumentError: it is neither kind.
-    """
-    if hasattr(iterable, "__aiter__"):
-        return True
-    if hasattr(iterable, "__iter__") or hasattr(iterable, "__getitem__"):
-        return False
-    raise ArgumentError(f"{what} takes an iterable or an async iterable, got {type(iterable).__name__}")
 
 
 def _after_fork() -> None:

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
+from asynchub.dataflow import BottleneckChanged, ConcurrencyChanged, PipelineRecovered, PipelineStalled
 from asynchub.events import (
     CheckpointSaved,
     Event,
@@ -48,6 +49,10 @@ DECISIONS: tuple[type[Event], ...] = (
     CheckpointSaved,
     TrackerDegraded,
     TrackerRestored,
+    BottleneckChanged,
+    ConcurrencyChanged,
+    PipelineStalled,
+    PipelineRecovered,
 )
 """The kinds of events that get a line of their own."""
 PACE_KEYS = ("epoch", "max_epochs", "max_iters")
@@ -125,7 +130,7 @@ def mean_per_sample(event: ScalarUpdated) -> float:
 
 def is_failure(event: Event) -> bool:
     """Tell whether an event reports that something went wrong."""
-    return isinstance(event, SubscriberFailed | RequestRefused | EventsDropped | TrackerDegraded)
+    return isinstance(event, SubscriberFailed | RequestRefused | EventsDropped | TrackerDegraded | PipelineStalled)
 
 
 def described(event: Event) -> str | None:
@@ -160,9 +165,30 @@ def described(event: Event) -> str | None:
         case TrackerRestored():
             lost = f", {event.missed} are lost to it" if event.missed else ""
             text = f"{event.tracker} is back{at}: it got {event.delivered} values late{lost}"
+        case BottleneckChanged():
+            text = f"{event.pipeline} is limited by {_limit(event)}{at}{_why('', event.reason)}"
+        case ConcurrencyChanged():
+            change = f"{event.stage} does {event.new} items at once, {event.old} before"
+            text = f"{event.pipeline}: {change}{at}{_why(event.author, event.reason)}"
+        case PipelineStalled():
+            text = f"{event.pipeline} has stalled for {format_quantity('_s', event.seconds)}{at}: {event.reason}"
+        case PipelineRecovered():
+            text = f"{event.pipeline} goes on{at} after {format_quantity('_s', event.seconds)}"
         case _:
             return None
     return one_line(text)
+
+
+def _limit(event: BottleneckChanged) -> str:
+    """Return what limits a pipeline."""
+    match event.kind:
+        case "stage" | "consumer":
+            return event.stage
+        case "loop":
+            return f"the event loop, which {event.stage} holds"
+        case "balanced" | "unsaturated":
+            return "no single stage"
+    return "something unknown"
 
 
 def results_in_words(results: Mapping[str, float], step: int | None) -> list[str]:
