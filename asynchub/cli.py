@@ -123,6 +123,20 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--since", type=_count, default=0, metavar="SEQ", help="only events after the one of this number")
     tail.add_argument("--json", action="store_true", help="each event whole, as a line of JSON")
 
+    pipeline = commands.add_parser(
+        "pipeline",
+        help="show where the time of a run's data pipeline goes, live",
+        description="Show the newest report of a data pipeline that asynchub.pipeline watches, in a run that has a "
+        "journal: what limits it, and the figures of each stage. It goes on with each report until the pipeline ends, "
+        "and waits for a run that is not there yet. In a terminal that is a live view (it needs rich), else a line for "
+        "each change.",
+    )
+    pipeline.add_argument("run", type=Path, help="folder of the run")
+    pipeline.add_argument("--name", help="which pipeline, if there are several (default: the one that reported last)")
+    pipeline.add_argument("--once", action="store_true", help="show the newest report, and end")
+    pipeline.add_argument("--json", action="store_true", help="each report as a line of JSON: its event, whole")
+    pipeline.add_argument("--width", type=_count, metavar="N", help="columns to use (default: those of the terminal)")
+
     inspect = commands.add_parser(
         "inspect",
         help="tell what a file of a run holds",
@@ -164,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "demo":
         return _demo(options)
     readers = {"tail": _tail, "inspect": _inspect, "verify": _verify, "export": _export, "replay": _replay}
-    readers["subscribers"] = _subscribers
+    readers |= {"subscribers": _subscribers, "pipeline": _pipeline}
     return _told(readers[options.command], options)
 
 
@@ -203,6 +217,23 @@ def _tail(options: argparse.Namespace) -> int:
         as_json=options.json,
     )
     return 0
+
+
+def _pipeline(options: argparse.Namespace) -> int:
+    from asynchub.piping import show_pipeline
+
+    show = functools.partial(print, flush=True)
+    if show_pipeline(
+        options.run, show, name=options.name, once=options.once, as_json=options.json, width=options.width
+    ):
+        return 0
+    which = "a pipeline" if options.name is None else f"the pipeline {options.name!r}"
+    print(
+        f"asynchub pipeline: {options.run} holds no report of {which}; a run has some while a Pipeline of "
+        "asynchub.pipeline watches it",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -28,15 +28,16 @@ from asynchub.pipeline.cells import (
     wrapped,
 )
 from asynchub.pipeline.report import PipelineReport, Verdict
-from asynchub.pipeline.rows import table_lines
+from asynchub.pipeline.rows import BAR_LEGEND, table_lines
 
 __all__ = ("bottleneck_in_words", "laid_out", "report_lines", "running_time")
 
 LABEL = "bottleneck: "
 ONE_LINE = 120
 """Columns from which a verdict and its figures stand in one line."""
-WIDE, NARROW = 96, 76
-"""Columns from which the first line has the first batch, and below which all is said in fewer words."""
+FIRST_BATCH, WIDE, NARROW = 112, 96, 76
+"""Columns from which the first line has the first batch, from which figures are explained, and below which all is said
+in fewer words."""
 STALL_LINES = 4
 MUCH = 0.20
 """Share of waiting from which a program is highly input-bound, as XLA's input-pipeline analyzer has it."""
@@ -108,7 +109,7 @@ def _first(report: PipelineReport, width: int) -> Line:
     name = fitted(clean(report.pipeline), max(width // 5, 8))
     left: Line = (Span(name, "title"), Span("  "), Span(word, role), Span(f"  {_meaning(report, width)}"))
     right = f"running {running_time(report.elapsed)}" if report.elapsed else ""
-    if (first := _first_batch(report)) and width >= WIDE:
+    if (first := _first_batch(report)) and width >= FIRST_BATCH:
         right += f"  {first}"
     used = width_of("".join(span.text for span in left))
     if used + 2 + len(right) > width:  # what the state means has a line's room at least
@@ -227,32 +228,36 @@ def _reason(verdict: Verdict) -> str:
 
 def _foot(report: PipelineReport, width: int, explained: bool) -> Iterator[Line]:
     """Yield what else there is to know, as many pieces in a line as it has room for."""
-    said = []
+    said: list[Line] = []
     if report.loop is not None and report.loop.lag_ms_p95 is not None:
         longest = "" if report.loop.lag_ms_max is None else f", max {milliseconds(report.loop.lag_ms_max)} ms"
-        said.append(f"loop lag p95 {milliseconds(report.loop.lag_ms_p95)} ms{longest}")
+        said.append((Span(f"loop lag p95 {milliseconds(report.loop.lag_ms_p95)} ms{longest}", "dim"),))
     if report.workers:
-        said.append(_workers(report))
+        said.append((Span(_workers(report), "dim"),))
     oldest = [(stage.oldest_s, stage.name) for stage in report.stages if stage.oldest_s is not None]
     if oldest:
         seconds, name = max(oldest, key=lambda one: one[0])
-        said.append(f"oldest call in flight {duration(seconds)} ({fitted(clean(name), max(width // 5, 8))})")
-    if (first := _first_batch(report)) and width < WIDE:
-        said.append(first)
+        shown = fitted(clean(name), max(width // 5, 8))
+        said.append((Span(f"oldest call in flight {duration(seconds)} ({shown})", "dim"),))
+    if (first := _first_batch(report)) and width < FIRST_BATCH:
+        said.append((Span(first, "dim"),))
     if report.window:
-        counts = ", err retry drop since the start" if report.stages else ""
-        said.append(f"figures of the last {duration(report.window)}{counts}")
+        counts = "; err retry drop since the start" if report.stages else ""
+        said.append((Span(f"figures of the last {duration(report.window)}{counts}", "dim"),))
     if report.stages and not explained:
-        said.append("bars: . starved # busy - blocked")
-    line = ""
+        said.append((Span("bars: ", "dim"), *BAR_LEGEND))
+    if report.stages and width >= WIDE:
+        queues = ", queue: mean/most items" if report.queues else ""
+        said.append((Span(f"workers: in flight/most{queues}", "dim"),))
+    line: Line = ()
     for piece in said:
-        longer = f"{line}   {piece}" if line else piece
-        if line and width_of(longer) > width:
-            yield (Span(line, "dim"),)
+        longer = (*line, Span("   "), *piece) if line else piece
+        if line and width_of("".join(span.text for span in longer)) > width:
+            yield line
             longer = piece
         line = longer
     if line:
-        yield (Span(line, "dim"),)
+        yield line
 
 
 def _workers(report: PipelineReport) -> str:

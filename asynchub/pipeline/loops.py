@@ -1,4 +1,7 @@
-"""How late an event loop comes round: asked ten times per interval, from a thread that the loop cannot hold up."""
+"""How late an event loop comes round: asked ten times per interval, from a thread that the loop cannot hold up.
+
+Ends: a loop that has ended, or stands still between two runs, is not late.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from asynchub.loops import LoopHandle
 import asynchub.pipeline.histogram as histogram
+from asynchub.loops import LoopHandle
 from asynchub.pipeline.clock import clock
 
 __all__ = ("LoopCounters", "LoopMeter")
@@ -46,15 +49,27 @@ class LoopMeter:
     def probe(self) -> bool:
         """Ask it to come round, unless it has been asked already; False when it has ended."""
         if self._since:
-            return True
+            return self._goes_on()
         self._since = clock()
         if self.loop.call_soon(self._came_round):
             return True
         self._since = 0
         return False
 
+    def _goes_on(self) -> bool:
+        """Tell whether it may still come round; it drops what it was asked when it ends."""
+        native = self.loop.native
+        if not hasattr(native, "is_running"):  # trio's, which keeps one of these, however often it is asked
+            return self.loop.call_soon(_nothing)
+        if not native.is_running():
+            self._since = 0
+        return not native.is_closed()
+
     def _came_round(self) -> None:
-        lag = clock() - self._since
+        since = self._since
+        if not since:  # asked before it stood still
+            return
+        lag = clock() - since
         with self._lock:
             self._lags[histogram.bucket_of(lag)] += 1
             self._slowest = max(self._slowest, lag)
@@ -71,3 +86,7 @@ class LoopMeter:
             counted = LoopCounters(np.copy(self._lags), self._slowest, self._since)
             self._slowest = 0
         return counted
+
+
+def _nothing() -> None:
+    """Is called by a loop that is asked whether it is there."""

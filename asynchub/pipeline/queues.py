@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynchub.errors import ArgumentError
+from asynchub.pipeline.clock import clock
 from asynchub.pipeline.tally import Meter
 
-__all__ = ("QueueCounters", "QueueMeter", "depth_reader")
+__all__ = ("QueueCounters", "QueueMeter", "Waits", "depth_reader")
 
 
 @dataclass(slots=True)
@@ -49,6 +50,38 @@ class QueueCounters:
     occupied: int | None = None
     depth: int = 0
     capacity: int | None = None
+
+
+class Waits:
+    """How long several have waited, all together, those that wait still included.
+
+    One thread begins and ends; any may read.
+    """
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state = (0, 0, 0)
+        """Time of those that have ended, how many wait, and the sum of when they began: in one, so read as one."""
+
+    def begin(self) -> int:
+        """Count one that begins now; return when that is."""
+        now = clock()
+        ended, number, starts = self._state
+        self._state = (ended, number + 1, starts + now)
+        return now
+
+    def end(self, start: int) -> int:
+        """Count that the one that began at ``start`` ends now; return when that is."""
+        now = clock()
+        ended, number, starts = self._state
+        self._state = (ended + now - start, number - 1, starts - start)
+        return now
+
+    def so_far(self, now: int) -> int:
+        """Return nanoseconds until ``now``."""
+        ended, number, starts = self._state
+        return ended + max(number * now - starts, 0)
 
 
 class QueueMeter:

@@ -29,21 +29,35 @@ from asynchub.pipeline.cells import (
 )
 from asynchub.pipeline.report import ConsumerReport, Latency, PipelineReport, QueueReport, StageReport
 
-__all__ = ("table_lines",)
+__all__ = ("BAR_LEGEND", "table_lines")
 
 GAP = "  "
 MARKS = {"culprit": ">> ", "pace": ">> ", "near": " ~ "}
+BAR_LEGEND: Line = (
+    Span(".", "starved"),
+    Span(" starved  ", "head"),
+    Span("#", "busy"),
+    Span(" busy  ", "head"),
+    Span("-", "blocked"),
+    Span(" blocked", "head"),
+)
 LEGENDS: tuple[Line, ...] = (
+    BAR_LEGEND,
     (
         Span(".", "starved"),
-        Span(" starved  "),
+        Span("starved ", "head"),
         Span("#", "busy"),
-        Span(" busy  "),
+        Span("busy ", "head"),
         Span("-", "blocked"),
-        Span(" blocked"),
+        Span("blocked", "head"),
     ),
-    (Span(".", "starved"), Span("starved "), Span("#", "busy"), Span("busy "), Span("-", "blocked"), Span("blocked")),
-    (Span("starved", "starved"), Span("|"), Span("BUSY", "busy"), Span("|"), Span("blocked", "blocked")),
+    (
+        Span("starved", "starved"),
+        Span("|", "head"),
+        Span("BUSY", "busy"),
+        Span("|", "head"),
+        Span("blocked", "blocked"),
+    ),
 )
 """Heads of the bars that explain them, the longest first."""
 BAR = 28
@@ -169,7 +183,7 @@ def _columns(rows: Sequence[_Row], width: int) -> list[_Column]:
             rank=6,
             shorter=_Column("p95 ms", lambda row, _: _p95(row), max(latency, 8)),
         ),
-        _Column("busy #", _bar, 12, BAR, left=True),
+        _Column("busy", _bar, 12, BAR, left=True),
         _column(rows, "starved", lambda one: one.starved, percent, 7, rank=14),
         _column(rows, "busy", lambda one: one.busy, percent, 5, rank=11),
         _column(rows, "blocked", lambda one: one.blocked, percent, 7, rank=14),

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar, cast
 import anyio
 
 from asynchub.errors import ArgumentError
+from asynchub.loops import LoopHandle, in_event_loop
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.pulling import AsyncPull, Pull
 from asynchub.pipeline.stepping import Stepped
@@ -63,6 +64,7 @@ class Stage:
         self._enabled = enabled
         self._changed = changed
         self._limiter: anyio.CapacityLimiter | None = None
+        self._loop: LoopHandle | None = None
 
     def __repr__(self) -> str:
         return f"<stage {self.name!r}>"
@@ -207,16 +209,17 @@ class Stage:
         Calls of async functions take from it by themselves if the stage was made with ``limited=True``; for functions
         in threads, pass it on: ``anyio.to_thread.run_sync(decode, item, limiter=stage.limiter)``.
         """
+        if self.meter.loop_track is None and in_event_loop():  # else it is known where the calls are made
+            self._loop = LoopHandle()
         if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(self.meter.concurrency or 1)
-            if self.meter.concurrency is None:
-                self.meter.concurrency = 1
+            self.meter.concurrency = self.meter.concurrency or 1
+            self._limiter = anyio.CapacityLimiter(self.meter.concurrency)
         return self._limiter
 
     @property
     def adjustable(self) -> bool:
-        """Whether its concurrency can be changed: whether it has a limiter that is used."""
-        return self._limiter is not None
+        """Whether its concurrency can be changed: whether it has a limiter that is used, or will be."""
+        return self.limited or self._limiter is not None
 
     def set_concurrency(self, number: int, *, reason: str = "", author: str = "") -> None:
         """Let it do ``number`` items at once from now on. Any thread may call this; it does not wait.
@@ -233,7 +236,7 @@ class Stage:
         """
         if type(number) is not int or number < 1:
             raise ArgumentError(f"concurrency must be an int above 0, got {number!r:.80}")
-        if self._limiter is None and not self.limited:
+        if not self.adjustable:
             raise ArgumentError(
                 f"stage {self.name!r} has no limiter: make it with limited=True, or run its calls under stage.limiter"
             )
@@ -243,7 +246,7 @@ class Stage:
         def apply() -> None:
             limiter.total_tokens = number
 
-        loop = None if self.meter.loop_track is None else self.meter.loop_track.loop
+        loop = self._loop if self.meter.loop_track is None else self.meter.loop_track.loop
         if loop is None or loop.is_here() or not loop.call_soon(apply):
             apply()
         if self._changed is not None and number != old:

@@ -40,6 +40,7 @@ class Stepped:
                     return end.value
                 finally:
                     taken += clock() - start
+                    value = None  # an exception holds this frame, which must not hold the exception
                 try:
                     value = yield waits_for
                     step = coroutine.send
@@ -50,3 +51,14 @@ class Stepped:
                     step, value = coroutine.throw, error
         finally:
             self._tally.on_loop += taken * self._weight
+
+    @staticmethod
+    def inside(generator: Any) -> Any:
+        """Return the coroutine that a generator made by ``__await__`` runs; None if it is no such generator.
+
+        For who follows a chain of coroutines from the outside: the generator itself does not show what it waits for.
+        """
+        if getattr(generator, "gi_code", None) is not Stepped.__await__.__code__:
+            return None
+        frame = generator.gi_frame
+        return None if frame is None else frame.f_locals.get("coroutine")

@@ -14,7 +14,7 @@ The rule, in this order:
    is full and empty in turn (``burst``), or it is not known why (``unknown``).
 
 A verdict is only changed when two of three windows in a row agree on the new one, and a stage that was named stays
-named as long as it is within 0.10 of the busiest.
+named as long as it is within 0.10 of the busiest; other thresholds too are lower for what was named before.
 
 Source:
     P. J. Denning and J. P. Buzen, "The Operational Analysis of Queueing Network Models", Computing Surveys 10 (1978):
@@ -36,7 +36,7 @@ __all__ = ("ConsumerFacts", "Facts", "Judge", "StageFacts", "judged")
 MIN_ITEMS = 20
 MIN_WINDOW = 2.0
 """Seconds."""
-HARDLY_WAITS, WAITS_MUCH = 0.05, 0.20
+HARDLY_WAITS = 0.05
 SATURATED, BUSY = 0.85, 0.70
 NEAR = 0.10
 STAYS = 0.05
@@ -45,6 +45,8 @@ LAG = 0.010
 """Seconds at the 95th percentile from which an event loop is late."""
 HELD = 0.9
 """Share of the time from which stages hold a loop all the time."""
+INLINE = 0.5
+"""Share of the consumer's waiting from which the stages in its own task are to blame."""
 READY_LATER = 0.2
 """Share of the moments at which the consumer waits from which the order of items is to blame."""
 POOL_WAIT = 0.3
@@ -136,10 +138,12 @@ class _Servers:
 
     @property
     def name(self) -> str:
+        """Name of the busiest of them."""
         return max(self.stages, key=lambda stage: stage.utilisation).name
 
     @property
     def utilisation(self) -> float:
+        """Busy time of all of them, per server and second."""
         return sum(stage.utilisation for stage in self.stages)
 
     @property
@@ -147,6 +151,15 @@ class _Servers:
         """Items a second of all its stages, one after the other."""
         times = [1 / stage.capacity for stage in self.stages if stage.capacity]
         return 1 / sum(times) if times else None
+
+    def has(self, name: str) -> bool:
+        """Tell whether a stage is one of them."""
+        return any(stage.name == name for stage in self.stages)
+
+    def blamed(self, before: str) -> str:
+        """Return which of them to name: the busiest, or the one named before if that is nearly as busy."""
+        busy = {stage.name: stage.utilisation for stage in self.stages}
+        return before if busy.get(before, -1.0) >= busy[self.name] - NEAR else self.name
 
     def without(self, name: str) -> float | None:
         """Return the capacity if one of the stages took no time."""
@@ -186,33 +199,42 @@ def judged(facts: Facts, before: Verdict | None = None) -> Verdict:
         return Verdict(reason=_why_unknown(facts, items))
     groups = _grouped(facts.stages)
     busiest = max(groups, key=lambda group: group.utilisation, default=None)
-    if (verdict := _loop(facts, busiest)) is not None:
+    if (verdict := _loop(facts, busiest, before)) is not None:
         return verdict
     if consumer is not None:
         limit = HARDLY_WAITS + (STAYS / 2 if before.kind == "consumer" else 0)
         if consumer.wait_fraction < limit:
             return _consumer(consumer, groups)
         inline = [stage for stage in facts.stages if stage.inline]
-        if inline and consumer.inline >= 0.5:
-            return _inline(consumer, inline)
+        if inline and consumer.inline >= INLINE - (STAYS if _is_stage(before, inline) else 0):
+            return _inline(consumer, inline, before)
     if busiest is None:
         return Verdict("unsaturated", cause="unknown", reason="no stage is measured")
-    before_group = next((group for group in groups if group.name == before.stage), None)
-    if before.kind == "stage" and before_group is not None:
-        stays = before_group.utilisation >= max(busiest.utilisation - NEAR, SATURATED - STAYS)
-        if stays:
-            return _stage(facts, before_group, groups)
+    if before.kind == "stage":
+        stays = max(busiest.utilisation - NEAR, SATURATED - STAYS)
+        for group in groups:
+            if group.has(before.stage) and group.utilisation >= stays:
+                return _stage(facts, group, groups, before)
     if busiest.utilisation >= SATURATED:
-        return _stage(facts, busiest, groups)
+        return _stage(facts, busiest, groups, before)
     if busiest.utilisation >= BUSY - (STAYS if before.kind == "balanced" else 0):
         near = tuple(g.name for g in groups if g.utilisation >= busiest.utilisation - NEAR)
         return Verdict(
             "balanced",
             near=near,
             utilisation=min(busiest.utilisation, 1.0),
-            reason=f"no stage alone; the busiest is {busiest.name}, {busiest.utilisation:.0%} of the time",
+            reason=f"no stage alone; the busiest is {busiest.name}, {_percent(busiest.utilisation)} of the time",
         )
-    return _unsaturated(facts, busiest)
+    return _unsaturated(facts, busiest, before)
+
+
+def _is_stage(verdict: Verdict, stages: Sequence[StageFacts]) -> bool:
+    """Tell whether a verdict blames one of these stages."""
+    return verdict.kind == "stage" and any(stage.name == verdict.stage for stage in stages)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(share, 1.0):.0f} %"
 
 
 def _why_unknown(facts: Facts, items: int) -> str:
@@ -230,19 +252,22 @@ def _grouped(stages: Sequence[StageFacts]) -> list[_Servers]:
     return [_Servers(tuple(group)) for group in groups.values()]
 
 
-def _loop(facts: Facts, busiest: _Servers | None) -> Verdict | None:
-    held = sum(stage.on_loop for stage in facts.stages)
-    if facts.lag is None or facts.lag < LAG or held <= HELD:
+def _loop(facts: Facts, busiest: _Servers | None, before: Verdict) -> Verdict | None:
+    held, stays = sum(stage.on_loop for stage in facts.stages), before.kind == "loop"
+    if facts.lag is None or facts.lag < LAG / (2 if stays else 1) or held <= HELD - (STAYS if stays else 0):
         return None
     if busiest is not None and busiest.utilisation >= SATURATED and not any(one.on_loop for one in busiest.stages):
         return None  # in threads: its time is not made longer by the loop
     culprit = max(facts.stages, key=lambda stage: stage.on_loop)
+    for stage in facts.stages:
+        if stays and stage.name == before.stage and stage.on_loop >= culprit.on_loop - NEAR:
+            culprit = stage
     return Verdict(
         "loop",
         culprit.name,
         confidence=min(max(culprit.on_loop - (held - culprit.on_loop), 0.0), 1.0),
         utilisation=min(held, 1.0),
-        reason=f"{culprit.name} holds the event loop {min(culprit.on_loop, 1.0):.0%} of the time, which comes round "
+        reason=f"{culprit.name} holds the event loop {_percent(culprit.on_loop)} of the time, which comes round "
         f"{1000 * facts.lag:.0f} ms late; run it in a thread",
     )
 
@@ -259,13 +284,18 @@ def _consumer(consumer: ConsumerFacts, groups: Sequence[_Servers]) -> Verdict:
         next_limit=limit,
         next_capacity=capacity,
         gain=0.0,
-        reason=f"{consumer.name} waits for data only {consumer.wait_fraction:.1%} of its time",
+        reason=f"{consumer.name} waits for data only {_percent(consumer.wait_fraction)} of its time",
     )
 
 
-def _inline(consumer: ConsumerFacts, stages: Sequence[StageFacts]) -> Verdict:
+def _inline(consumer: ConsumerFacts, stages: Sequence[StageFacts], before: Verdict) -> Verdict:
     ranked = sorted(stages, key=lambda stage: -stage.own_time)
-    worst, whole = ranked[0], sum(stage.own_time for stage in ranked)
+    whole = sum(stage.own_time for stage in ranked)
+    for index, stage in enumerate(ranked):
+        if _is_stage(before, [stage]) and stage.own_time >= ranked[0].own_time - NEAR * whole:
+            ranked.insert(0, ranked.pop(index))
+            break
+    worst = ranked[0]
     second = ranked[1].own_time if len(ranked) > 1 else 0.0
     step = 1 / consumer.throughput if consumer.throughput else 0.0
     gain = worst.own_time / (step - worst.own_time) if step > worst.own_time else None
@@ -273,52 +303,65 @@ def _inline(consumer: ConsumerFacts, stages: Sequence[StageFacts]) -> Verdict:
         "stage",
         worst.name,
         near=tuple(stage.name for stage in ranked[1:] if stage.own_time >= worst.own_time - NEAR * whole),
-        confidence=(worst.own_time - second) / whole if whole else 0.0,
+        confidence=max(worst.own_time - second, 0.0) / whole if whole else 0.0,
         utilisation=worst.own_time / whole if whole else None,
         capacity=worst.capacity,
         next_limit=ranked[1].name if len(ranked) > 1 else consumer.name,
         next_capacity=None if gain is None else consumer.throughput * (1 + gain),
         gain=gain,
-        reason=f"{worst.name} works in the own task of {consumer.name}, which waits meanwhile: prepare items ahead",
+        reason=f"{consumer.name} waits while {worst.name} works, in the same task; prepare items ahead, in others",
     )
 
 
-def _stage(facts: Facts, worst: _Servers, groups: Sequence[_Servers]) -> Verdict:
+def _stage(facts: Facts, worst: _Servers, groups: Sequence[_Servers], before: Verdict) -> Verdict:
+    name = worst.blamed(before.stage)
     others = [group for group in groups if group is not worst]
+    mates = [stage for stage in worst.stages if stage.name != name]
     second = max((group.utilisation for group in others), default=0.0)
     limits = [(group.capacity, group.name) for group in others if group.capacity is not None]
     if facts.consumer is not None and facts.consumer.capacity is not None:
         limits.append((facts.consumer.capacity, facts.consumer.name))
-    if (left := worst.without(worst.name)) is not None:
-        limits.append((left, next(stage.name for stage in worst.stages if stage.name != worst.name)))
+    if (left := worst.without(name)) is not None:
+        limits.append((left, max(mates, key=lambda stage: stage.utilisation).name))
     next_capacity, next_limit = min(limits, default=(None, ""))
     throughput = facts.throughput if facts.consumer is None else facts.consumer.throughput
     gain = max(next_capacity / throughput - 1, 0.0) if next_capacity is not None and throughput else None
+    share = next(stage.utilisation for stage in worst.stages if stage.name == name)
+    near = [one.name for one in others if one.utilisation >= worst.utilisation - NEAR]
+    near += [stage.name for stage in mates if stage.utilisation >= share - NEAR]
+    busy = f"it is busy {_percent(worst.utilisation)} of the time"
+    if mates:
+        names = " and ".join(stage.name for stage in mates)
+        busy = f"it shares its servers with {names}, and they are busy {_percent(worst.utilisation)} of the time"
     return Verdict(
         "stage",
-        worst.name,
-        near=tuple(one.name for one in others if one.utilisation >= worst.utilisation - NEAR),
+        name,
+        near=tuple(near),
         confidence=min(max(worst.utilisation - second, 0.0), 1.0),
         utilisation=min(worst.utilisation, 1.0),
         capacity=worst.capacity,
         next_limit=next_limit,
         next_capacity=next_capacity,
         gain=gain,
-        reason=f"all of {worst.name} is busy {min(worst.utilisation, 1.0):.0%} of the time",
+        reason=f"{name} can do no more: {busy}",
     )
 
 
-def _unsaturated(facts: Facts, busiest: _Servers) -> Verdict:
-    seen = f"the busiest is {busiest.name}, {busiest.utilisation:.0%} of the time"
-    pooled = [stage for stage in facts.stages if stage.pool_wait is not None and stage.pool_wait >= POOL_WAIT]
+def _unsaturated(facts: Facts, busiest: _Servers, before: Verdict) -> Verdict:
+    def limit(cause: str, usual: float) -> float:
+        return usual - (STAYS if before.cause == cause else 0)
+
+    seen = f"the busiest stage is {busiest.name}, {_percent(busiest.utilisation)} of the time"
+    enough = limit("pool", POOL_WAIT)
+    pooled = [stage for stage in facts.stages if stage.pool_wait is not None and stage.pool_wait >= enough]
     burst = max(facts.bursts, key=lambda queue: queue[1], default=("", 0.0))
-    if facts.ready_later >= READY_LATER:
+    if facts.ready_later >= limit("order", READY_LATER):
         cause, why = "order", "finished items wait for an earlier one; allow them out of order if that will do"
     elif pooled:
         names = " and ".join(stage.name for stage in pooled)
         cause, why = "pool", f"calls of {names} wait for a free thread; give the pool more"
-    elif burst[1] >= BURSTS:
+    elif burst[1] >= limit("burst", BURSTS):
         cause, why = "burst", f"{burst[0]} is full and empty in turn; a longer queue would even that out"
     else:
-        cause, why = "unknown", "what is not measured may be to blame"
+        cause, why = "unknown", "no stage is the limit; something that is not measured may be"
     return Verdict("unsaturated", cause=cause, utilisation=busiest.utilisation, reason=f"{why} ({seen})")

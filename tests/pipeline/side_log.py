@@ -101,7 +101,7 @@ def together(functions: Sequence[Callable[[], object]]) -> None:
 def pipeline(hub: MessageHub | None = None, name: str = "data", **options: object) -> Pipeline:
     """A pipeline that reports often, of a hub of its own; nobody has entered it."""
     given = {"interval": 0.2, "window": 600.0, "warmup": 0.3, **options}
-    return Pipeline(MessageHub() if hub is None else hub, name, **given)  # type: ignore[arg-type]
+    return Pipeline(MessageHub("hub") if hub is None else hub, name, **given)  # type: ignore[arg-type]
 
 
 def meter_of(monitor: Pipeline, name: str):  # type: ignore[no-untyped-def]
