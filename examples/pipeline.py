@@ -16,9 +16,10 @@ from sklearn.datasets import load_digits
 
 from asynchub import ConcurrencyChanged, MessageHub
 from asynchub.demo import Training
+from asynchub.pipeline.controller import HillClimbing
 from asynchub.pipeline.monitor import Pipeline
 
-FILE, FILES_A_BATCH = 64, 2  # digits in a file
+FILE, FILES_A_BATCH = 96, 2  # digits in a file
 torch.set_num_threads(1)
 digits = load_digits()
 pixels = digits.images.astype("float32") / 16
@@ -29,11 +30,12 @@ files = [
 
 hub = MessageHub("digits")
 training = Training(hub, Path("run"), seed=0)
-mon = Pipeline(hub, interval=0.5, window=2.0, warmup=0.5)
+mon = Pipeline(hub, interval=0.25, window=2.25, warmup=0.25)  # short, for a short run
+mon.on_report(HillClimbing(mon))
 decoding = mon.stage("decode", concurrency=1, limited=True)
 
 
-@mon.stage("fetch")
+@mon.stage("fetch", concurrency=2)
 async def fetch(number):
     await anyio.sleep(0.002)  # stands for a network
     return files[number % len(files)]
@@ -41,7 +43,7 @@ async def fetch(number):
 
 @decoding
 def decode(file):
-    time.sleep(0.02)  # stands for a decoder that lets go of the interpreter
+    time.sleep(0.014)  # stands for a decoder that lets go of the interpreter
     packed, labels = file
     return torch.frombuffer(bytearray(zlib.decompress(packed)), dtype=torch.float32).view(-1, 1, 8, 8), labels
 
@@ -66,25 +68,24 @@ async def main() -> None:
 
     @hub.on(ConcurrencyChanged)
     async def tell(event) -> None:
-        print(f"{event.stage}: {event.old} -> {event.new} at once; {event.reason}")
+        print(f"{event.stage}: {event.old} -> {event.new} at once, {event.reason}")
 
-    before = None
-    with send_files, fetched, send_decoded, decoded:
-        async with hub, mon, anyio.create_task_group() as tasks:
-            for task in (fetcher, fetcher, *[decoder] * 16):
-                tasks.start_soon(task)
-            with anyio.move_on_after(12):
-                async for images, labels in mon.consume(batches()):
-                    await anyio.to_thread.run_sync(training.step, images, labels)
-                    report = mon.report()
-                    if before is None and report.verdict.kind == "stage":
-                        before = report
-                        print(before, "\n")
-                    if before is not None and report.consumer.wait_fraction < 0.05:
-                        break
-            tasks.cancel_scope.cancel()
-    print(report, "\n")
-    print(f"waiting for data: {before.consumer.wait_fraction:.0%} of the time, then {report.consumer.wait_fraction:.0%}")
+    before = after = None
+    async with hub, mon, anyio.create_task_group() as tasks, send_files, fetched, send_decoded, decoded:
+        for task in (fetcher, fetcher, *[decoder] * 16):
+            tasks.start_soon(task)
+        with anyio.move_on_after(10):
+            async for images, labels in mon.consume(batches()):
+                await anyio.to_thread.run_sync(training.step, images, labels)
+                after = mon.report()
+                if before is None and after.verdict.kind == "stage":
+                    before = after
+                    print(before, "\n", flush=True)
+                elif before is not None and after.consumer.wait_fraction < 0.05:
+                    break
+        tasks.cancel_scope.cancel()
+    print(f"\n{after}\n")
+    print(f"waiting for data: {before.consumer.wait_fraction:.0%} of the time, then {after.consumer.wait_fraction:.0%}")
 
 
 anyio.run(main)

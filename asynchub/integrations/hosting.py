@@ -63,7 +63,7 @@ class Hosted:
         hub: the hub.
     """
 
-    def __init__(self, hub: MessageHub, journal: str | PathLike[str] | None = None, settle_every: int = 1) -> None:
+    def __init__(self, hub: MessageHub, journal: Tap | None = None, settle_every: int = 1) -> None:
         if not isinstance(hub, MessageHub):
             raise ArgumentError(f"hub must be asynchub's MessageHub, got {type(hub).__name__}")
         if type(settle_every) is not int or settle_every < 1:

@@ -1,15 +1,18 @@
-"""asynchub in Lightning: ``HubCallback`` has a hub live in a ``Trainer``, ``HubLogger`` is a logger that never blocks.
+"""asynchub in Lightning: ``HubCallback`` has a hub live in a ``Trainer``, ``HubLogger`` is its logger.
 
     trainer = Trainer(logger=HubLogger(hub), callbacks=[HubCallback(hub)])
 
-Metrics: with ``HubLogger`` the hub gets what every logger of Lightning gets: numbers, every ``log_every_n_steps``
-    steps, with Lightning's steps; Lightning reads tensors for that, and waits for the GPU. Without it (``logger=False``), the
-    callback publishes the same metrics as the tensors they are, so that nothing waits; and at the end of the step they
-    are of, so that a rule acts on them in that step.
-Order: a validation's results are published and settled before Lightning saves a checkpoint of it.
-Ranks: only rank zero publishes, settles and keeps a journal. What it decides, the others learn at the end of the step.
-Resume: the hub's state is in the checkpoint, as bytes, which ``torch.load(weights_only=True)`` takes. Nothing of it is
-    pickled.
+Metrics: the hub gets what every logger of Lightning gets, under the same names and at the same steps: the index of the
+    optimizer step, from 0. ``hub.step`` counts steps done, as ``trainer.global_step`` does.
+Waiting: for its loggers, Lightning reads each metric as a number, and so waits for the GPU every ``log_every_n_steps``
+    steps. With ``logger=False`` the callback publishes, at every step, the tensors themselves, and nothing is read.
+Order: the metrics of a training step, of a training epoch and of a validation are published and settled before
+    Lightning saves a checkpoint of it. What the module logs in ``on_train_batch_end`` or ``on_train_epoch_end`` comes
+    after that, and only with ``HubLogger``.
+Ranks: only rank zero publishes, settles and keeps a journal. What was decided there, a stop, a checkpoint, a value in
+    an optimizer, all ranks do at the same settle point; no GPU is waited for.
+Resume: the hub's state is in the checkpoint as bytes, which ``torch.load(weights_only=True)`` takes; nothing of it is
+    pickled. It is taken in by ``fit``, not by ``validate`` or ``test``.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ import torch
 
 from asynchub.errors import ArgumentError
 from asynchub.events import CheckpointSaved
+from asynchub.every import EPOCH_KEY
 from asynchub.hub import MessageHub
 from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
+from asynchub.integrations.ranks import Ranks
 from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.taps import Tap
 
@@ -42,26 +47,33 @@ except ImportError as error:
 
 __all__ = ("HubCallback", "HubLogger")
 
+STATUS_KEY = "lightning/status"
+"""The runtime info that says how it ended: ``success`` or ``failed``."""
+
 
 class HubLogger(Logger):
     """A logger of Lightning that hands what it is given to a hub. It never waits for a reader of the hub.
+
+    The epoch, which Lightning gives its loggers as a metric, is the runtime info ``epoch``; hyperparameters are the
+    runtime info ``hparams``.
 
     Args:
         hub: the hub.
         prefix: put before each key.
 
     Raises:
-        ArgumentError: ``hub`` is not a hub.
+        ArgumentError: ``hub`` is not a hub, or ``prefix`` is not a string.
     """
 
     def __init__(self, hub: MessageHub, prefix: str = "") -> None:
         super().__init__()
-        if not isinstance(hub, MessageHub):
-            raise ArgumentError(f"hub must be asynchub's MessageHub, got {type(hub).__name__}")
+        if not isinstance(prefix, str):
+            raise ArgumentError(f"prefix must be a string, such as 'run/', got {prefix!r:.80}")
+        self._hosted = Hosted(hub)
         self.hub = hub
         self.prefix = prefix
-        self._hosted = Hosted(hub)
-        self._after_log: Any = None
+        self._callback: HubCallback | None = None
+        self._epoch: Any = None
 
     @property
     def name(self) -> str:
@@ -76,55 +88,58 @@ class HubLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> MessageHub:
-        """The hub."""
+        """The hub; on other ranks than zero what takes every call and does nothing."""
         return self.hub
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Publish metrics, as of the step that Lightning names."""
         at = self.hub.step if step is None else step
-        self._hosted.publish({f"{self.prefix}{key}": value for key, value in metrics.items()}, at)
+        wanted = dict(metrics)
+        epoch = wanted.pop(EPOCH_KEY, None)
+        if self._callback is not None:
+            wanted = self._callback.not_published(wanted, at)
+        elif epoch is not None and epoch != self._epoch:
+            self._epoch = epoch
+            self.hub.update_info(EPOCH_KEY, int(epoch), step=at)
+        self._hosted.publish({f"{self.prefix}{key}": value for key, value in wanted.items()}, at)
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | argparse.Namespace, *args: Any, **kwargs: Any) -> None:
-        """Publish hyperparameters as the runtime info ``hparams``."""
-        given = vars(params) if isinstance(params, argparse.Namespace) else dict(params)
-        self.hub.update_info(f"{self.prefix}hparams", {str(key): _storable(value) for key, value in given.items()})
-
-    def save(self) -> None:
-        """Settle, if a ``HubCallback`` has this hub live in the trainer: Lightning calls it after each log."""
-        if self._after_log is not None:
-            self._after_log()
+        """Publish hyperparameters as the runtime info ``hparams``; what is not plain by its ``repr``."""
+        given = vars(params) if isinstance(params, argparse.Namespace) else params
+        self.hub.update_info(f"{self.prefix}hparams", _storable(given))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Publish how it ended, ``success``, ``failed`` or ``finished``, as the runtime info ``lightning/status``."""
-        self.hub.update_info(f"{self.prefix}lightning/status", str(status))
+        """Publish how it ended as the runtime info ``lightning/status``, if no ``HubCallback`` has done so."""
+        if self._callback is None:
+            self.hub.update_info(STATUS_KEY, str(status), resumed=False)
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Publish that there is a new checkpoint."""
-        path = str(getattr(checkpoint_callback, "last_model_path", "") or checkpoint_callback.best_model_path)
+        path = getattr(checkpoint_callback, "_last_checkpoint_saved", "") or checkpoint_callback.best_model_path
         score = getattr(checkpoint_callback, "current_score", None)
         value = None
         if isinstance(score, torch.Tensor) and score.device.type == "cpu":  # reading another would wait for it
             value = float(score)
-        self.hub.publish(CheckpointSaved(path=path, value=value, reason=type(checkpoint_callback).__name__))
+        self.hub.publish(CheckpointSaved(path=str(path), value=value, reason=type(checkpoint_callback).__name__))
 
 
 class HubCallback(Callback):
     """A callback that has a hub live in a ``Trainer``: entered for the fit, settled as it goes on, resumed with it.
 
-    It settles at the end of training batches and when results of a validation are there. A request to stop sets
-    ``trainer.should_stop``; Lightning heeds it at the end of the batch, after ``min_epochs`` and ``min_steps``, and
-    validates once more. A ``CheckpointRequested`` is answered by ``trainer.save_checkpoint``, a
-    ``ParameterChangeRequested`` by setting it in the optimizers.
+    It settles at the end of training steps and epochs and when the results of a validation are there. A request to stop
+    sets ``trainer.should_stop``; Lightning heeds it at the end of the batch, after ``min_epochs`` and ``min_steps``,
+    and validates once more. A ``CheckpointRequested`` is answered by ``trainer.save_checkpoint``, a
+    ``ParameterChangeRequested`` by setting it in the optimizers. The hub is entered for ``validate`` and ``test``, too,
+    so that observers get their results.
 
     Args:
         hub: the hub.
-        journal: a ``Journal`` that is attached for the fit, after the checkpoint was read that it goes on from: what
-            it has of later is rewound.
-        settle_every: batches from one settle point to the next.
+        journal: a ``Journal`` that is attached for the fit, after the checkpoint was read that it goes on from.
+        settle_every: optimizer steps from one settle point to the next.
         checkpoints: folder of the checkpoints that are asked for; default ``trainer.default_root_dir / "requested"``.
 
     Raises:
@@ -140,112 +155,176 @@ class HubCallback(Callback):
         checkpoints: str | PathLike[str] | None = None,
     ) -> None:
         self._hosted = Hosted(hub, journal, settle_every)
+        self._here = self._hosted  # what is to be left
+        if checkpoints is not None and not isinstance(checkpoints, str | PathLike):
+            raise ArgumentError(f"checkpoints must be the path of a folder, got {checkpoints!r:.80}")
         self._folder = checkpoints
-        self._wanted: CheckpointRequested | None = None
-        self._publishes = False
         self._every = settle_every
+        self._logger: HubLogger | None = None
+        self._zero = False
+        self._stage = ""
+        self._trained = False
+        self._settled_at = 0
+        self._wanted: CheckpointRequested | None = None
+        self._published: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._ranks: Ranks | None = None
 
     @property
     def hub(self) -> MessageHub:
         """The hub."""
         return self._hosted.hub
 
-    # --- living
-
     @property
     def state_key(self) -> str:
         """What its state is found under in a checkpoint: that of one hub is not another's."""
         return f"asynchub.HubCallback({self.hub.instance_name})"
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Enter the hub."""
-        if not trainer.is_global_zero:
-            return
+    # --- living
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Look who else publishes to the hub."""
+        self._zero, self._stage = trainer.is_global_zero, str(stage)
         loggers = [one for one in trainer.loggers if isinstance(one, HubLogger) and one.hub is self.hub]
-        self._publishes = not loggers
         for logger in loggers:
-            logger._after_log = lambda: self._settle(trainer)
-        self.hub.on_request(CheckpointRequested, self._want)
-        self.hub.on_request(ParameterChangeRequested, lambda request: _change(trainer, request))
-        self._hosted.begin(trainer.global_step)
+            logger._callback = self
+        self._logger = loggers[0] if loggers else None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Say how far it is, and heed a stop that was resumed."""
-        if trainer.is_global_zero:
-            self.hub.step = trainer.global_step
+        """Attach the journal, enter the hub, and heed a stop that was resumed.
+
+        Raises:
+            JournalError: the folder of the journal has another writer, or is of another run.
+        """
+        self._settled_at = trainer.global_step
+        self._ranks = None
+        if trainer.world_size > 1:
+            self._ranks = Ranks(self._zero, trainer.optimizers, trainer.strategy.broadcast)
+        if self._zero:
+            hub = self.hub
+            hub.on_request(CheckpointRequested, self._want)
+            hub.on_request(ParameterChangeRequested, lambda request: _change(trainer, request))
+            self._here, self._trained = self._hosted, True
+            self._hosted.begin(trainer.global_step)
             if trainer.max_epochs is not None and trainer.max_epochs > 0:
-                self.hub.update_info("max_epochs", trainer.max_epochs)
-        self._heed(trainer, self._settle(trainer))
+                hub.update_info("max_epochs", trainer.max_epochs)
+            if self._logger is None and pl_module.hparams_initial:
+                hub.update_info("hparams", _storable(pl_module.hparams_initial))
+        self._meet(trainer, saves=False)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Publish which epoch it is, as the runtime info ``epoch``."""
-        if trainer.is_global_zero:
-            self.hub.update_info("epoch", trainer.current_epoch)
+        if self._zero:
+            self.hub.update_info(EPOCH_KEY, trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Publish the metrics of the batch, if no ``HubLogger`` does, and settle."""
-        if trainer.is_global_zero:
-            if self._publishes:
-                self._publish(trainer, trainer.global_step)
-            self._hosted.at(trainer.global_step)
-        if (batch_idx + 1) % self._every == 0 or trainer.is_last_batch:
-            self._heed(trainer, self.hub.stop_requested)
+        """Publish the metrics of the step, and settle if it is time to."""
+        step = trainer.global_step
+        if self._zero:
+            accumulating = pl_module.automatic_optimization and trainer.fit_loop._should_accumulate()
+            if not accumulating and (self._logger is None or trainer._logger_connector.should_update_logs):
+                self._publish(_of_step(trainer._results), trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self.hub.step = step
+        if step - self._settled_at >= self._every:
+            self._meet(trainer)
+        elif self._ranks is None:
+            self.hub.apply_requests()
+            self._heed(trainer, self.hub.stop_requested, self._wanted is not None)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Settle."""
-        self._heed(trainer, self._settle(trainer))
+        """Publish the metrics of the epoch, and settle."""
+        found = _of_epoch(trainer._results)  # on all ranks, for it may sum over them, as Lightning is about to
+        if self._zero:
+            self._publish(found, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+        self._meet(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Enter the hub for a validation by itself."""
+        if self._zero and self._stage != "fit":
+            self._here = self._hosted if self._trained else Hosted(self.hub)
+            self._here.begin(max(self.hub.step, trainer.global_step))
+
+    def on_validation_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """Publish the metrics of the batch, if no ``HubLogger`` does."""
+        if self._zero and self._logger is None and not trainer.sanity_checking:
+            loop, index = trainer._evaluation_loop, trainer._results.dataloader_idx or 0
+            self._publish(_of_step(trainer._results), loop._seen_batches_per_dataloader[index])
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Publish the results of a validation, if no ``HubLogger`` does, and settle."""
-        if trainer.sanity_checking or not self._hosted.training:
+        """Publish the results, if no ``HubLogger`` does, and settle."""
+        if trainer.sanity_checking:
             return
-        if trainer.is_global_zero and self._publishes:
-            self._publish(trainer, trainer.global_step)
-        self._heed(trainer, self._settle(trainer))
+        if self._zero and self._logger is None:
+            self._publish(_of_epoch(trainer._results), trainer.fit_loop.epoch_loop._batches_that_stepped)
+        if self._stage == "fit":
+            self._meet(trainer)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Enter the hub for a test."""
+        self.on_validation_start(trainer, pl_module)
+
+    def on_test_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """Publish the metrics of the batch, if no ``HubLogger`` does."""
+        self.on_validation_batch_end(trainer, *args, **kwargs)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Publish the results, if no ``HubLogger`` does."""
+        self.on_validation_end(trainer, pl_module)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the hub.
 
         Raises:
             ControlFailedError: control subscribers failed on their last events.
             SubscribersFailedError: subscribers with ``on_error="raise"`` failed.
         """
-        self._end(trainer, None)
+        self._end(None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the hub."""
-        self._end(trainer, exception)
+        self._end(exception)
 
-    def _end(self, trainer: Any, error: BaseException | None) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, HubLogger) and logger.hub is self.hub:
-                logger._after_log = None
-        self._hosted.end(error)
+    def _end(self, error: BaseException | None) -> None:
+        if self._here.training:
+            self.hub.update_info(STATUS_KEY, "success" if error is None else "failed", resumed=False)
+        self._here.end(error)
 
-    # --- metrics and control
+    # --- metrics
 
-    def _publish(self, trainer: Any, step: int) -> None:
-        """Publish what Lightning has for loggers at this moment, as it is."""
-        metrics = trainer._logger_connector.metrics["log"] if trainer._results is not None else {}
+    def _publish(self, metrics: dict[str, torch.Tensor], step: int) -> None:
+        """Publish metrics as the tensors they are."""
+        prefix = ""
+        if self._logger is not None:
+            if "step" in metrics:  # Lightning takes this one for the step: it has to read it
+                return
+            self._published = (step, frozenset(metrics))
+            prefix = self._logger.prefix
         if metrics:
-            self._hosted.publish(dict(metrics), step)
+            self._hosted.publish({f"{prefix}{key}": value for key, value in metrics.items()}, step)
 
-    def _settle(self, trainer: Any) -> bool:
-        """Settle; set ``trainer.should_stop`` if a stop was requested, and tell whether it was."""
-        if not self._hosted.training or not trainer.is_global_zero:
-            return False
-        stop = self._hosted.settle()
-        if stop and trainer.world_size == 1:
-            trainer.should_stop = True
-        return stop
+    def not_published(self, metrics: dict[str, Any], step: int) -> dict[str, Any]:
+        """Return what the callback has not published of what Lightning logs; asked by ``HubLogger``, once."""
+        at, keys = self._published
+        if step != at or not keys.intersection(metrics):
+            return metrics
+        self._published = (-1, frozenset())
+        return {key: value for key, value in metrics.items() if key not in keys}
 
-    def _heed(self, trainer: Any, stop: bool) -> None:
-        """Do on all ranks what rank zero was asked: stop, write a checkpoint."""
-        wanted = self._wanted is not None
-        if trainer.world_size > 1:
-            stop, wanted = trainer.strategy.broadcast((stop, wanted))
+    # --- control
+
+    def _meet(self, trainer: Any, *, saves: bool = True) -> None:
+        """Settle, on rank zero, and do on all ranks what was decided there."""
+        self._settled_at = trainer.global_step
+        if self._ranks is not None:
+            self._ranks.watch()
+        stop = self._hosted.settle() if self._zero and self._hosted.training else False
+        save = saves and self._wanted is not None
+        if self._ranks is not None:
+            stop, save = self._ranks.tell(stop, save)
+        self._heed(trainer, stop, save)
+
+    def _heed(self, trainer: Any, stop: bool, save: bool) -> None:
         trainer.should_stop = trainer.should_stop or stop
-        if wanted:
+        if save:
             self._save(trainer)
 
     def _want(self, request: CheckpointRequested) -> None:
@@ -257,28 +336,46 @@ class HubCallback(Callback):
         path = folder / f"step={trainer.global_step}.ckpt"
         start = time.perf_counter()
         trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            took = time.perf_counter() - start
-            self.hub.publish(
-                CheckpointSaved(path=str(path), seconds=took, reason="" if request is None else request.reason)
-            )
+        if request is not None:
+            seconds = time.perf_counter() - start
+            self.hub.publish(CheckpointSaved(path=str(path), seconds=seconds, reason=request.reason))
 
     # --- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the hub's state, for the trainer's checkpoint."""
-        if not self._hosted.training:
-            return {}
-        return {"hub": hub_to_bytes(self.hub), "step": self.hub.step}
+        """Return the hub's state, for the trainer's checkpoint; of other ranks than zero nothing."""
+        return {"hub": hub_to_bytes(self.hub)} if self._zero else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take in the hub's state of a checkpoint.
+        """Take in the hub's state of a checkpoint that training goes on from.
 
         Raises:
             StateError: it is damaged, or none.
         """
-        if state_dict:
-            hub_from_bytes(self.hub, state_dict["hub"])
+        if self._stage == "fit" and state_dict:
+            hub_from_bytes(self.hub, state_dict.get("hub", b""))
+
+
+# --- what Lightning has for its loggers
+
+
+def _of_step(results: Any) -> dict[str, torch.Tensor]:
+    """Return what was logged in the newest step."""
+    found = {}
+    for metric in results.result_metrics:
+        meta, value = metric.meta, metric._forward_cache
+        if meta.logger and meta.on_step and not metric.has_reset and meta.dataloader_idx == results.dataloader_idx:
+            found[results._forked_name(metric, True)[1]] = value
+    return {name: value.detach() for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def _of_epoch(results: Any) -> dict[str, torch.Tensor]:
+    """Return the means and such over an epoch, or over a validation with all of its data loaders."""
+    found = {}
+    for metric in results.result_metrics:
+        if metric.meta.logger and metric.meta.on_epoch and not metric.has_reset:
+            found[results._forked_name(metric, False)[1]] = results._get_cache(metric, False)
+    return {name: value.detach() for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 
 def _change(trainer: Any, request: ParameterChangeRequested) -> None:

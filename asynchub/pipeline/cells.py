@@ -24,6 +24,7 @@ __all__ = (
     "duration",
     "fill_bar",
     "fitted",
+    "known",
     "milliseconds",
     "percent",
     "rate",
@@ -146,7 +147,8 @@ def _beginning(word: str, width: int) -> str:
 # --- numbers
 
 
-def _known(value: Any) -> float | None:
+def known(value: Any) -> float | None:
+    """Return a number, if that is what ``value`` is, and finite; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -158,7 +160,7 @@ def _known(value: Any) -> float | None:
 
 def rate(value: Any) -> str:
     """Return a number per second: one digit behind the point, more of what is tiny, none of what is large."""
-    number = _known(value)
+    number = known(value)
     if number is None:
         return UNKNOWN
     magnitude = abs(number)
@@ -169,7 +171,7 @@ def rate(value: Any) -> str:
 
 def milliseconds(value: Any) -> str:
     """Return a number of milliseconds: whole from 10 on, else with one digit behind the point, more of what is tiny."""
-    number = _known(value)
+    number = known(value)
     if number is None:
         return UNKNOWN
     magnitude = abs(number)
@@ -180,13 +182,13 @@ def milliseconds(value: Any) -> str:
 
 def count(value: Any) -> str:
     """Return a count: whole up to 99999, then short."""
-    number = _known(value)
+    number = known(value)
     return UNKNOWN if number is None else _large(number)
 
 
 def size(value: Any) -> str:
     """Return bytes, in units of 1000."""
-    number = _known(value)
+    number = known(value)
     if number is None:
         return UNKNOWN
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -213,7 +215,7 @@ def _large(number: float) -> str:
 
 def percent(value: Any) -> str:
     """Return a share as a percentage, whole; ``"<1 %"`` of what is above 0 and would be shown as 0."""
-    number = _known(value)
+    number = known(value)
     if number is None:
         return UNKNOWN
     if 0 < number < 0.005:
@@ -222,11 +224,13 @@ def percent(value: Any) -> str:
 
 
 def duration(value: Any) -> str:
-    """Return seconds as people say them: ``0.4 s``, ``12 s``, ``3 min``, ``2 h 05 min``, ``3 d 04 h``."""
-    number = _known(value)
+    """Return seconds as people say them: ``0.4 s``, ``12 s``, ``3 min``, ``2 h 05 min``, ``3 d 04 h``; an int whole."""
+    number = known(value)
     if number is None:
         return UNKNOWN
     number = max(number, 0.0)
+    if isinstance(value, int) and number < 100:
+        return f"{number:.0f} s"
     if number < 99.5:
         return f"{_tiny(number) if 0 < number < 0.095 else f'{number:.{1 if number < 9.95 else 0}f}'} s"
     minutes = round(number / 60)
@@ -240,7 +244,7 @@ def duration(value: Any) -> str:
 
 def time_of_day(seconds: Any) -> str:
     """Return a moment, in seconds since the epoch, as local time of day; eight columns."""
-    number = _known(seconds)
+    number = known(seconds)
     try:
         return "--:--:--" if number is None else datetime.fromtimestamp(number).strftime("%H:%M:%S")
     except (OverflowError, OSError, ValueError):  # a year that the calendar lacks
@@ -252,7 +256,7 @@ def time_of_day(seconds: Any) -> str:
 
 def share_bar(starved: Any, busy: Any, blocked: Any, width: int) -> Line:
     """Return a bar of three shares, in the order starved, busy, blocked; what is not known is blank."""
-    shares = [max(_known(value) or 0.0, 0.0) for value in (starved, busy, blocked)]
+    shares = [max(known(value) or 0.0, 0.0) for value in (starved, busy, blocked)]
     whole = max(sum(shares), 1.0)
     cells = _shared([value / whole for value in shares], width)
     pieces = zip((STARVED, BUSY, BLOCKED), ("starved", "busy", "blocked"), cells, strict=True)
@@ -262,7 +266,7 @@ def share_bar(starved: Any, busy: Any, blocked: Any, width: int) -> Line:
 
 def fill_bar(fill: Any, width: int) -> Line:
     """Return a bar of how full something is; blank if that is not known."""
-    share = _known(fill)
+    share = known(fill)
     if share is None:
         return (Span(" " * width),)
     full = min(max(round(share * width), 1 if share > 0 else 0), width)

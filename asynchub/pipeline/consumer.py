@@ -164,6 +164,10 @@ class Consumed:
     def __len__(self) -> int:
         return len(self._iterable)
 
+    def __bool__(self) -> bool:
+        """Ask what it stands for: a generator has no length, and is true."""
+        return bool(self._iterable)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

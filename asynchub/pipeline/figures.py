@@ -169,10 +169,10 @@ def loop_report(readings: Sequence[Reading], old: Reading, at: int) -> LoopRepor
     """
     new = readings[-1]
     worst: LoopReport | None = None
-    for index, loop in enumerate(new.loops):
-        lags = loop.lags - old.loops[index].lags if index < len(old.loops) else loop.lags
+    for meter, loop in new.loops.items():
+        lags = loop.lags - old.loops[meter].lags if meter in old.loops else loop.lags
         waiting = at - loop.waiting if loop.waiting else 0
-        slowest = max(one.loops[index].slowest for one in readings if index < len(one.loops))
+        slowest = max(one.loops[meter].slowest for one in readings if meter in one.loops)
         if int(lags.sum()) <= 0 and not waiting:
             continue
         p95 = histogram.quantiles(lags, 0.95)[0]

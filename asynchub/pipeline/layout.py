@@ -20,6 +20,7 @@ from asynchub.pipeline.cells import (
     cut_line,
     duration,
     fitted,
+    known,
     milliseconds,
     percent,
     rate,
@@ -28,7 +29,7 @@ from asynchub.pipeline.cells import (
     wrapped,
 )
 from asynchub.pipeline.report import PipelineReport, Verdict
-from asynchub.pipeline.rows import BAR_LEGEND, table_lines
+from asynchub.pipeline.table import BAR_LEGEND, table_lines
 
 __all__ = ("bottleneck_in_words", "laid_out", "report_lines", "running_time")
 
@@ -48,6 +49,8 @@ STATES = {
     "stalled": ("STALLED", "alarm"),
     "done": ("DONE", "dim"),
 }
+BLAMING = ("stage", "loop", "consumer")
+"""Kinds of verdict that blame somebody, with more or less confidence."""
 CAUSES = {
     "order": "no stage; items wait for their order",
     "pool": "no stage; calls wait for a thread",
@@ -104,7 +107,7 @@ def bottleneck_in_words(verdict: Verdict, width: int = 40) -> str:
 
 def _first(report: PipelineReport, width: int) -> Line:
     word, role = STATES.get(report.state, (clean(report.state).upper(), ""))
-    if role == "warn" and report.consumer is not None and (report.consumer.wait_fraction or 0.0) >= MUCH:
+    if role == "warn" and report.consumer is not None and (known(report.consumer.wait_fraction) or 0.0) >= MUCH:
         role = "alarm"
     name = fitted(clean(report.pipeline), max(width // 5, 8))
     left: Line = (Span(name, "title"), Span("  "), Span(word, role), Span(f"  {_meaning(report, width)}"))
@@ -120,11 +123,11 @@ def _first(report: PipelineReport, width: int) -> Line:
 
 def _meaning(report: PipelineReport, width: int) -> str:
     consumer = report.consumer
-    if report.state == "stalled" and consumer is not None and consumer.waiting_s:
+    if report.state == "stalled" and consumer is not None and known(consumer.waiting_s):
         return f"no item for {duration(consumer.waiting_s)}"
     if consumer is None:
         return "nobody takes items yet" if report.state == "warmup" else "who takes the items is not measured"
-    if consumer.wait_fraction is None:
+    if known(consumer.wait_fraction) is None:
         now = f" in the last {duration(report.window)}" if report.window else ""
         return f"no item was taken{now}"
     waits = f"{percent(consumer.wait_fraction)} of step time waits{' for data' if width >= WIDE else ''}"
@@ -136,15 +139,16 @@ def _meaning(report: PipelineReport, width: int) -> str:
 
 
 def _first_batch(report: PipelineReport) -> str:
-    known = report.consumer is not None and report.consumer.time_to_first_batch_s is not None
-    return f"first batch {duration(report.consumer.time_to_first_batch_s)}" if known and report.consumer else ""
+    seconds = None if report.consumer is None else known(report.consumer.time_to_first_batch_s)
+    return "" if seconds is None else f"first batch {duration(seconds)}"
 
 
 def running_time(seconds: float | None) -> str:
     """Return seconds as ``00:12:41``; from two days on as ``2 d 03:12:41``."""
-    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+    number = known(seconds)
+    if number is None or not 0 <= number < 1e11:
         return UNKNOWN
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(int(number), 60)
     hours, minutes = divmod(minutes, 60)
     days = f"{hours // 24} d " if hours >= 48 else ""
     return f"{days}{hours % 24 if days else hours:02}:{minutes:02}:{rest:02}"
@@ -171,8 +175,8 @@ def _verdict(report: PipelineReport, width: int) -> list[Line]:
         Span(bottleneck_in_words(verdict, max(width // 4, 8)), "culprit" if verdict.kind in ("stage", "loop") else ""),
         Span(_confidence(report, verdict, short), "dim"),
     )
-    if verdict.gain is not None and verdict.kind != "consumer":
-        gain = f"{100 * verdict.gain:.0f}" if verdict.gain < 999 else count(100 * verdict.gain)
+    if (share := known(verdict.gain)) is not None and verdict.kind != "consumer":
+        gain = count(100 * share)
         who = (*who, Span(f", gain {'up to' if short else 'at most'} +{gain} %", "title"))
     why: Line = (Span(f"{indent}{_reason(verdict)}", "dim"),) if verdict.reason or verdict.near else ()
     if width >= ONE_LINE:
@@ -181,13 +185,12 @@ def _verdict(report: PipelineReport, width: int) -> list[Line]:
 
 
 def _confidence(report: PipelineReport, verdict: Verdict, short: bool) -> str:
-    said = (
-        [verdict.level if short else f"confidence {verdict.level}"]
-        if verdict.kind in ("stage", "loop", "consumer")
-        else []
-    )
-    if verdict.since and report.time and report.time >= verdict.since:
-        said.append(f"{'' if short else 'for '}{duration(report.time - verdict.since)}")
+    said = []
+    if verdict.kind in BLAMING and known(verdict.confidence) is not None:
+        said.append(verdict.level if short else f"confidence {verdict.level}")
+    since, now = known(verdict.since), known(report.time)
+    if since and now and (seconds := int(now - since)) > 0:
+        said.append(f"{'' if short else 'for '}{duration(seconds)}")
     return f" ({', '.join(said)})" if said else ""
 
 
@@ -195,12 +198,12 @@ def _figures(report: PipelineReport, verdict: Verdict, width: int) -> str:
     said = []
     short = width < NARROW
     throughput = _throughput(report)
-    if verdict.capacity is not None:
+    if known(verdict.capacity) is not None:
         of = "" if throughput is None else f"{rate(throughput)}/s of "
         said.append(f"{of}{rate(verdict.capacity)}/s{'' if short else ' capacity'}")
     elif throughput is not None:
         said.append(f"{rate(throughput)}/s")
-    if verdict.next_limit and verdict.next_capacity is not None:
+    if verdict.next_limit and known(verdict.next_capacity) is not None:
         name, limit = fitted(clean(verdict.next_limit), max(width // 5, 8)), f"{rate(verdict.next_capacity)}/s"
         if verdict.kind == "consumer":
             said.append(f"{name} could do {limit}" if short else f"the pipeline could do {limit} ({name})")
@@ -211,15 +214,16 @@ def _figures(report: PipelineReport, verdict: Verdict, width: int) -> str:
 
 def _throughput(report: PipelineReport) -> float | None:
     """Return items a second of the whole; None if nobody counts them."""
-    if report.consumer is not None:
-        return report.consumer.throughput
-    return report.stages[-1].throughput if report.stages else None
+    last = report.consumer or (report.stages[-1] if report.stages else None)
+    return None if last is None else known(last.throughput)
 
 
 def _reason(verdict: Verdict) -> str:
     said = [clean(verdict.reason)] if verdict.reason else []
-    if verdict.near:
+    if verdict.near and verdict.kind != "balanced":
         said.append(f"nearly as busy (~): {', '.join(map(clean, verdict.near))}")
+    elif len(verdict.near or ()) > 1:
+        said.append(f"about as busy as each other (~): {', '.join(map(clean, verdict.near))}")
     return "; ".join(said)
 
 
@@ -229,14 +233,14 @@ def _reason(verdict: Verdict) -> str:
 def _foot(report: PipelineReport, width: int, explained: bool) -> Iterator[Line]:
     """Yield what else there is to know, as many pieces in a line as it has room for."""
     said: list[Line] = []
-    if report.loop is not None and report.loop.lag_ms_p95 is not None:
+    if report.loop is not None and known(report.loop.lag_ms_p95) is not None:
         longest = "" if report.loop.lag_ms_max is None else f", max {milliseconds(report.loop.lag_ms_max)} ms"
         said.append((Span(f"loop lag p95 {milliseconds(report.loop.lag_ms_p95)} ms{longest}", "dim"),))
     if report.workers:
         said.append((Span(_workers(report), "dim"),))
-    oldest = [(stage.oldest_s, stage.name) for stage in report.stages if stage.oldest_s is not None]
-    if oldest:
-        seconds, name = max(oldest, key=lambda one: one[0])
+    ages = [(age, stage.name) for stage in report.stages if (age := known(stage.oldest_s)) is not None]
+    if ages:
+        seconds, name = max(ages, key=lambda one: one[0])
         shown = fitted(clean(name), max(width // 5, 8))
         said.append((Span(f"oldest call in flight {duration(seconds)} ({shown})", "dim"),))
     if (first := _first_batch(report)) and width < FIRST_BATCH:
@@ -262,8 +266,8 @@ def _foot(report: PipelineReport, width: int, explained: bool) -> Iterator[Line]
 
 def _workers(report: PipelineReport) -> str:
     said = f"workers {len(report.workers)}"
-    known = [(worker.p95_ms, worker.number) for worker in report.workers if worker.p95_ms is not None]
-    if known:
-        slowest, number = max(known)
+    times = [(p95, one.number) for one in report.workers if (p95 := known(one.p95_ms)) is not None]
+    if times:
+        slowest, number = max(times, key=lambda one: one[0])
         said += f": w{number} slowest (p95 {milliseconds(slowest)} ms)"
     return said

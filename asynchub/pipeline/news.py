@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from asynchub.dataflow import PipelineRecovered, PipelineReported, PipelineStalled
 from asynchub.events import Event
-from asynchub.pipeline.cells import Line, Span, clean, count, duration, percent, time_of_day
+from asynchub.pipeline.cells import Line, Span, clean, count, duration, known, percent, time_of_day
 from asynchub.pipeline.layout import bottleneck_in_words, running_time
 from asynchub.pipeline.report import PipelineReport, Verdict
 
@@ -53,7 +53,8 @@ class Waits:
 
     def add(self, time: float, share: float | None) -> None:
         """Add what a report says; None if it does not know."""
-        if share is None or not 0 <= share <= 1 or not 0 <= time < 1e11:
+        share, time = known(share), known(time) or 0.0
+        if share is None or not 0 <= share <= 1 or not 0 < time < 1e11:
             return
         slot = int(time / (SECONDS / self.WIDTH))
         total, number = self._sums.get(slot, (0.0, 0))
@@ -69,11 +70,11 @@ class Waits:
 
     def line(self, width: int) -> Line:
         """Return the newest of it as a line that is at most so wide, from 60 columns on; empty if nothing is known."""
-        known = [share for share in self.shares() if share is not None]
-        if not known:
+        means = [share for share in self.shares() if share is not None]
+        if not means:
             return ()
-        head, tail = "waits ", f"  {SECONDS // 60} min, mean {percent(sum(known) / len(known))}"
-        tail += f", most {percent(max(known))}" if width >= 100 else ""
+        head, tail = "waits ", f"  {SECONDS // 60} min, mean {percent(sum(means) / len(means))}"
+        tail += f", most {percent(max(means))}" if width >= 100 else ""
         room = min(self.WIDTH, width - len(head) - len(tail))
         shares = self.shares()
         if room < self.WIDTH:  # two in one
@@ -85,8 +86,8 @@ class Waits:
 def _halved(shares: list[float | None]) -> list[float | None]:
     halves: list[float | None] = []
     for first, second in zip(shares[::2], shares[1::2], strict=True):
-        known = [share for share in (first, second) if share is not None]
-        halves.append(sum(known) / len(known) if known else None)
+        means = [share for share in (first, second) if share is not None]
+        halves.append(sum(means) / len(means) if means else None)
     return halves
 
 
@@ -152,11 +153,11 @@ class News:
             items = "" if report.consumer is None else f"{count(report.consumer.items)} items in "
             return Happened(report.time, f"done: {items}{running_time(report.elapsed)}")
         verdict = report.verdict or Verdict()
-        known = Verdict() if before is None else before.verdict or Verdict()
-        if verdict.same_as(known):
+        told = Verdict() if before is None else before.verdict or Verdict()
+        if verdict.same_as(told):
             return None
         words, reason = bottleneck_in_words(verdict), clean(verdict.reason)
-        was = "" if known.kind == "unknown" else f" (was: {bottleneck_in_words(known)})"
+        was = "" if told.kind == "unknown" else f" (was: {bottleneck_in_words(told)})"
         if reason.startswith(words):
             text = f"{reason}{was}"
         else:

@@ -80,7 +80,7 @@ class Reading:
     stages: dict[str, Counters]
     queues: dict[str, QueueCounters]
     consumer: ConsumerCounters | None
-    loops: list[LoopCounters]
+    loops: dict[LoopMeter, LoopCounters]
     looks: int
     ready_later: int
 
@@ -164,7 +164,7 @@ class Parts:
             stages={name: meter.counters(now) for name, meter in stages.items()},
             queues={name: queue.counters(now) for name, queue in queues.items()},
             consumer=None if consumer is None else consumer.counters(now),
-            loops=[loop.counters() for loop in loops],
+            loops={loop: loop.counters() for loop in loops},
             looks=self._looks,
             ready_later=self._ready_later,
         )

@@ -1,6 +1,7 @@
 """What is between two stages: how full it is, and who waits there.
 
 Sampled: depths are looked at ten times per interval, from the pipeline's own thread; a queue does nothing for it.
+    One that raises when it is asked counts as gone; what it raises is logged once.
 Measured: of channels, and of SPDL's queues, also how long each side waited.
 
 Source:
@@ -9,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from asynchub.pipeline.clock import clock
 from asynchub.pipeline.tally import Meter
 
 __all__ = ("QueueCounters", "QueueMeter", "Waits", "depth_reader")
+
+logger = logging.getLogger("asynchub")
 
 
 @dataclass(slots=True)
@@ -114,11 +118,23 @@ class QueueMeter:
         self._read = read
         self._seen = QueueCounters()
         self._extreme = ""
+        self._failed = ""
         self._lock = threading.Lock()
+
+    def _asked(self) -> tuple[int, int | None] | None:
+        """Return its depth and its capacity; None if it is gone, or raises."""
+        try:
+            return self._read()
+        except Exception as error:  # of code of others, which must not keep the rest from being looked at
+            said = f"{type(error).__name__}: {error}"
+            if said != self._failed:
+                self._failed = said
+                logger.exception("while looking at the queue %r", self.name)
+            return None
 
     def look(self) -> None:
         """Look at its depth."""
-        found = self._read()
+        found = self._asked()
         if found is None:
             return
         depth, capacity = found
@@ -137,7 +153,7 @@ class QueueMeter:
 
     def depth(self) -> int:
         """Return how many are in it now; 0 if it is gone."""
-        found = self._read()
+        found = self._asked()
         return 0 if found is None else found[0]
 
     def counters(self, now: int) -> QueueCounters:

@@ -31,6 +31,7 @@ class Stepped:
         coroutine, taken = self._coroutine, 0
         step: Any = coroutine.send
         value: Any = None
+        thrown: BaseException | None = None
         try:
             while True:
                 start = clock()
@@ -44,12 +45,15 @@ class Stepped:
                 try:
                     value = yield waits_for
                     step = coroutine.send
-                except GeneratorExit:
-                    coroutine.close()
-                    raise
-                except BaseException as error:  # it is thrown in where the coroutine waits
-                    step, value = coroutine.throw, error
+                except BaseException as error:  # it is thrown in where the coroutine waits, as if this was not between
+                    thrown = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+                if thrown is not None:
+                    if isinstance(thrown, GeneratorExit):
+                        coroutine.close()
+                        raise thrown
+                    step, value, thrown = coroutine.throw, thrown, None
         finally:
+            thrown = None
             self._tally.on_loop += taken * self._weight
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Memory object streams of anyio that tell how long either end waited.
 
 A wait is counted where nothing was ready when an item was asked for, or no room when one was to be sent: the turn of
-the event loop that anyio takes in any case is not waiting.
+the event loop that anyio takes in any case is not waiting. Inside of a stage's call it is not the stage's own time.
 Threads: none; a channel is used on one event loop, as anyio's own is.
 """
 
@@ -18,7 +18,7 @@ from anyio.streams.memory import (
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.queues import QueueMeter
 from asynchub.pipeline.tally import Meter
-from asynchub.pipeline.tracks import current_track
+from asynchub.pipeline.tracks import Track, thread_track
 
 __all__ = ("Channel", "ReceiveStream", "SendStream")
 
@@ -34,7 +34,8 @@ class Channel:
     Attributes:
         received: items that were received.
         after: the stage that sends; None until it has sent.
-        into: the stage that receives; None until it has done its work on an item from here, and asks for the next.
+        into: the stage that receives; None until it has asked for an item in one of its calls, or has done its work on
+            one from here and asks for the next.
         queue: the figures of what is in it.
     """
 
@@ -54,10 +55,13 @@ class Channel:
         start = self._waiting[sends][number] = clock()
         return number, start
 
-    def end(self, sends: bool, number: int, start: int) -> None:
-        """Count that it has ended."""
+    def end(self, sends: bool, number: int, start: int, track: Track) -> None:
+        """Count that it has ended; ``track`` is that of the task."""
         del self._waiting[sends][number]
-        self._waited[sends] += clock() - start
+        waited = clock() - start
+        self._waited[sends] += waited
+        if track.meter is not None and not (sends and track.meter._pulls):
+            track.nested += waited
 
     def blocked(self, now: int) -> int:
         """Return how long senders have waited so far."""
@@ -74,17 +78,29 @@ class Channel:
         """Return what ``QueueMeter`` wants to know."""
         return self.received, self.blocked(now), self.starved(now), None
 
+    def learn(self, sends: bool, track: Track) -> None:
+        """Take note of the stage that sends, or receives, if it is not known; ``track`` is that of the task."""
+        if sends:
+            if self.after is None and (stage := track.meter or track.last) is not None:
+                self.comes_from(stage)
+        elif self.into is None:
+            stage = track.meter or (track.last if self.received else None)
+            if stage is not None and stage is not self.after:
+                self.goes_into(stage)
+
     def comes_from(self, stage: Meter) -> None:
         """Say which stage sends: what senders wait here is its blocked time."""
         self.after = stage
-        stage.blocking.append(self.blocked)
+        if not stage._pulls:
+            stage.blocking.append(self.blocked)
         if self.queue is not None:
             self.queue.after = stage
 
     def goes_into(self, stage: Meter) -> None:
         """Say which stage receives: what receivers wait here is its starved time."""
         self.into = stage
-        stage.starving.append(self.starved)
+        if not stage._pulls:  # else it has counted that itself, as waiting inside of its calls
+            stage.starving.append(self.starved)
         if self.queue is not None:
             self.queue.into = stage
 
@@ -107,16 +123,16 @@ class SendStream(MemoryObjectSendStream[T]):
 
     async def send(self, item: T) -> None:
         channel, state = self._channel, self._state
-        if channel.after is None and (stage := current_track().last) is not None:
-            channel.comes_from(stage)
+        if channel.after is None:
+            channel.learn(True, thread_track().of_task())
         if len(state.buffer) < state.max_buffer_size or state.waiting_receivers:
             await self._inner.send(item)
             return
-        wait = channel.begin(True)
+        track, wait = thread_track().of_task(), channel.begin(True)
         try:
             await self._inner.send(item)
         finally:
-            channel.end(True, *wait)
+            channel.end(True, *wait, track)
 
     def clone(self) -> SendStream[T]:
         return SendStream(self._inner.clone(), self._channel)
@@ -154,18 +170,16 @@ class ReceiveStream(MemoryObjectReceiveStream[T]):
 
     async def receive(self) -> T:
         channel, state = self._channel, self._state
-        if channel.into is None and channel.received:
-            stage = current_track().last
-            if stage is not None and stage is not channel.after:
-                channel.goes_into(stage)
+        if channel.into is None:
+            channel.learn(False, thread_track().of_task())
         if state.buffer or state.waiting_senders:
             item = await self._inner.receive()
         else:
-            wait = channel.begin(False)
+            track, wait = thread_track().of_task(), channel.begin(False)
             try:
                 item = await self._inner.receive()
             finally:
-                channel.end(False, *wait)
+                channel.end(False, *wait, track)
         channel.received += 1
         return item
 

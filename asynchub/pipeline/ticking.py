@@ -99,14 +99,12 @@ class Reporter:
         """
         with self._lock:
             new = self._parts.read()
-            if not self._readings:
-                self._readings.append(new)
-            old = self._readings[0]
+            before = self._readings[-1] if self._readings else new
             self._readings.append(new)
-            if new.at - old.at < SECOND // 1000:
+            old = self._readings[0]
+            if new.at - old.at < SECOND // 1000 and not (done and new.at > old.at):
                 return self.newest
             self.newest = self._made(new, old, stalled, done)
-            before = self._readings[-2]
             self.taken = _taken(new.consumer or ConsumerCounters(), before.consumer or ConsumerCounters())
             self.slow = tuple(_slow(self.newest, new, before))
             return self.newest

@@ -2,8 +2,8 @@
 
 Single writer: a worker writes to its own row, and nobody else does; the process that reads has a row of its own, the
     last, in which it counts its readings. So there is no lock, no queue and no thread in a worker.
-Whole: ``VERSION`` is odd while a worker writes. A reader that sees it odd, or changed, looks again, a few times: a worker
-    that was killed while it wrote leaves it odd for ever.
+Whole: ``VERSION`` is odd while a worker writes. A reader that sees it odd, or changed, looks again, a few times: a
+    worker that was killed while it wrote leaves it odd for ever.
 Time: nanoseconds of ``time.perf_counter_ns``, on Linux one clock for all processes.
 Never less: counts only grow, as long as the iteration lasts that the rows were made for.
 """
@@ -37,6 +37,7 @@ __all__ = (
     "WAITING",
     "Part",
     "Row",
+    "buckets",
     "doing",
     "done",
     "read_row",
@@ -46,9 +47,9 @@ Row = NDArray[np.int64]
 """Numbers of one worker, of shape ``(ROW,)``."""
 
 VERSION, PID, DOING, WAITED, TIMED, DUMPS, READINGS = range(7)
-"""``DOING``: what the worker does, and since when, in one number; ``WAITED``: time that it waited for orders; ``TIMED``:
-1 if its dataset is timed; ``DUMPS``: 1 if it writes its stack when it is sent ``SIGUSR1``; ``READINGS``, in the reader's
-row: how often it has read."""
+"""``DOING``: what the worker does, and since when, in one number. ``WAITED``: time that it waited for orders.
+``TIMED``: 1 if its dataset is timed. ``DUMPS``: 1 if it writes its stack when it is sent ``SIGUSR1``. ``READINGS``, in
+the reader's row: how often it has read."""
 
 
 class Part(NamedTuple):
@@ -85,6 +86,11 @@ STARTING, WAITING, FETCHING, COLLATING, UNSEEN = range(5)
 STATES = ("starting", "waiting", "dataset", "collate", "not measured", "ended")
 """What a worker does, in words; the last is only known from outside."""
 _BITS = 3
+
+
+def buckets(row: Row, part: Part) -> Row:
+    """Return how many items took how long, of shape ``(960,)``: a view of a row."""
+    return row[part.buckets : part.buckets + BUCKETS]
 
 
 def doing(state: int, since: int) -> int:

@@ -688,6 +688,27 @@ async def test_every_form_nests_in_every_other(mon: Pipeline, fails: bool) -> No
     assert all(counts(mon, name).errors == (3 if fails else 0) for name in names)
 
 
+# known: ThreadTrack.of_task takes a loop that runs again for one that it knows, without its way to ask for the task
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop"])
+def test_calls_of_a_loop_that_runs_again_do_not_mix(mon: Pipeline, backend: str) -> None:
+    work = mon.stage("it")(anyio.sleep)
+    between = mon.stage("between")(plain)
+
+    async def overlapping() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(work, 0.02 + number / 200)
+
+    factory = pytest.importorskip("uvloop").new_event_loop if backend == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        for _ in range(3):
+            runner.run(overlapping())
+            between(1)
+    counted = counts(mon)
+    assert counted.busy == counted.total >= 15 * 18_000_000
+    assert meter_of(mon, "between").parent is None
+
+
 # --- by hand
 
 
