@@ -66,7 +66,9 @@ class Display:
 
 
 @contextmanager
-def live_display(console: Console, drawn: Callable[[], RenderableType]) -> Iterator[Display | None]:
+def live_display(
+    console: Console, drawn: Callable[[], RenderableType], lock: threading.RLock
+) -> Iterator[Display | None]:
     """Show a display while the context is entered; None, and nothing is shown, if there is no room for one.
 
     There is none without a terminal, and where another display, or a bar, had it first.
@@ -74,18 +76,17 @@ def live_display(console: Console, drawn: Callable[[], RenderableType]) -> Itera
     Args:
         console: where.
         drawn: returns what is shown, each time that it is drawn.
+        lock: held while it is drawn, and by whoever else writes to the console meanwhile.
     """
     if hasattr(sys.stdout, "rich_proxied_file") or isinstance(console.file, AboveBar) or not console.is_terminal:
         yield None
         return
-    lock = threading.RLock()
     live = Live(
         console=console,
         auto_refresh=False,  # its thread would draw while somebody prints
         get_renderable=drawn,
         redirect_stdout=False,
         redirect_stderr=False,
-        vertical_overflow="crop",
     )
     with ExitStack() as stack:
         stack.enter_context(above_bar(partial(AboveRich, console, lock)))

@@ -1,6 +1,4 @@
-"""An input pipeline whose bottleneck is found, and mended while it runs: who limits training, before and after.
-
-Digits are fetched, decoded in threads, batched, and trained on. Decoding has one thread to begin with.
+"""Digits are fetched, decoded in one thread, and trained on: the monitor finds the bottleneck, a controller mends it.
 
 python examples/pipeline.py
 """
@@ -19,14 +17,11 @@ from asynchub.demo import Training
 from asynchub.pipeline.controller import HillClimbing
 from asynchub.pipeline.monitor import Pipeline
 
-FILE, FILES_A_BATCH = 96, 2  # digits in a file
+FILE, FILES_A_BATCH = 16, 2  # digits in a file
 torch.set_num_threads(1)
 digits = load_digits()
-pixels = digits.images.astype("float32") / 16
-files = [
-    (zlib.compress(pixels[start : start + FILE].tobytes()), torch.tensor(digits.target[start : start + FILE]))
-    for start in range(0, len(pixels) - FILE, FILE)
-]
+pixels, labels = (digits.images / 16).astype("float32"), torch.tensor(digits.target)
+files = [(zlib.compress(pixels[i : i + FILE].tobytes()), labels[i : i + FILE]) for i in range(0, 1792, FILE)]
 
 hub = MessageHub("digits")
 training = Training(hub, Path("run"), seed=0)
@@ -43,19 +38,22 @@ async def fetch(number):
 
 @decoding
 def decode(file):
-    time.sleep(0.014)  # stands for a decoder that lets go of the interpreter
-    packed, labels = file
-    return torch.frombuffer(bytearray(zlib.decompress(packed)), dtype=torch.float32).view(-1, 1, 8, 8), labels
+    time.sleep(0.018)  # stands for a decoder that lets go of the interpreter
+    return torch.frombuffer(bytearray(zlib.decompress(file[0])), dtype=torch.float32).view(-1, 1, 8, 8), file[1]
+
+
+def step(images, labels):
+    training.step(images, labels)
+    time.sleep(0.01)  # stands for a larger network, on an accelerator
 
 
 async def main() -> None:
     numbers = iter(range(10**9))
-    send_files, fetched = mon.channel("fetched", 16)
-    send_decoded, decoded = mon.channel("decoded", 16)
+    (send_file, fetched), (send_decoded, decoded) = mon.channel("fetched", 16), mon.channel("decoded", 16)
 
     async def fetcher() -> None:
         for number in numbers:
-            await send_files.send(await fetch(number))
+            await send_file.send(await fetch(number))
 
     async def decoder() -> None:
         async for file in fetched:
@@ -64,28 +62,28 @@ async def main() -> None:
     async def batches():
         while True:
             parts = [await decoded.receive() for _ in range(FILES_A_BATCH)]
-            yield torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+            yield [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     @hub.on(ConcurrencyChanged)
     async def tell(event) -> None:
         print(f"{event.stage}: {event.old} -> {event.new} at once, {event.reason}")
 
     before = after = None
-    async with hub, mon, anyio.create_task_group() as tasks, send_files, fetched, send_decoded, decoded:
+    async with hub, mon, anyio.create_task_group() as tasks, send_file, fetched, send_decoded, decoded:
         for task in (fetcher, fetcher, *[decoder] * 16):
             tasks.start_soon(task)
         with anyio.move_on_after(10):
             async for images, labels in mon.consume(batches()):
-                await anyio.to_thread.run_sync(training.step, images, labels)
+                await anyio.to_thread.run_sync(step, images, labels)
                 after = mon.report()
-                if before is None and after.verdict.kind == "stage":
+                if before is None and after.verdict.kind != "unknown":
                     before = after
                     print(before, "\n", flush=True)
-                elif before is not None and after.consumer.wait_fraction < 0.05:
+                elif after.verdict.kind == "consumer":  # training is what limits it now
                     break
         tasks.cancel_scope.cancel()
-    print(f"\n{after}\n")
-    print(f"waiting for data: {before.consumer.wait_fraction:.0%} of the time, then {after.consumer.wait_fraction:.0%}")
+    waited = [f"{report.consumer.wait_fraction:.0%} of the time" for report in (before or after, after)]
+    print(f"\n{after}\n\nwaiting for data:", ", then ".join(waited))
 
 
 anyio.run(main)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,14 @@ def _program(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _watched(run: Path, items: int = 40, seconds: float = 0.01) -> PipelineReport:
-    """Have a real pipeline watched, in a run with a journal; return its last report."""
+def _watched(run: Path, items: int = 40, until: Callable[[], bool] = lambda: True) -> PipelineReport:
+    """Have a real pipeline watched, in a run with a journal; return its last report.
+
+    Args:
+        run: folder of the run.
+        items: how many it hands on, from when on ``until`` holds.
+        until: until then it hands on more.
+    """
     hub = MessageHub("run")
     hub.attach(Journal(run / "journal"))
     with hub:
@@ -56,12 +63,21 @@ def _watched(run: Path, items: int = 40, seconds: float = 0.01) -> PipelineRepor
 
             @mon.stage("load", concurrency=1)
             def load(number: int) -> int:
-                time.sleep(seconds)
+                time.sleep(0.01)
                 return number
 
-            for number in mon.consume(map(load, range(items))):
+            for number in mon.consume(map(load, _numbers(items, until))):
                 hub.update_scalar("train/loss", 1 / (number + 1))
         return mon.report()
+
+
+def _numbers(items: int, until: Callable[[], bool]) -> Iterator[int]:
+    deadline = time.monotonic() + 60
+    number = 0
+    while not until() and time.monotonic() < deadline:
+        yield number
+        number += 1
+    yield from range(number, number + items)
 
 
 # --- a run that has ended
@@ -146,11 +162,22 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_a_run_that_begins_later_is_followed_to_its_end(tmp_path: Path) -> None:
+    lines: list[str] = []
     with _program(tmp_path / "run", "--json") as program:
-        report = _watched(tmp_path / "run")
-        out, errors = program.communicate(timeout=60)
-    assert (program.returncode, errors) == (0, "")
-    reports = [PipelineReport.from_dict(json.loads(line)["report"]) for line in out.splitlines()]
+        assert program.stdout is not None
+        out = program.stdout
+
+        def read() -> None:
+            for line in out:
+                lines.append(line)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        report = _watched(tmp_path / "run", until=lambda: bool(lines) or not reader.is_alive())
+        reader.join(60)
+        assert program.stderr is not None
+        assert (program.stderr.read(), program.wait(60)) == ("", 0)
+    reports = [PipelineReport.from_dict(json.loads(line)["report"]) for line in lines]
     assert len(reports) > 1
     assert reports[-1] == report
     assert [one.elapsed for one in reports] == sorted(one.elapsed for one in reports)
@@ -188,17 +215,30 @@ def test_the_end_of_the_run_is_the_end_even_without_a_last_report(tmp_path: Path
 @pytest.mark.skipif(sys.platform == "win32", reason="pty")
 def test_in_a_terminal_it_is_a_live_view_that_leaves_the_last_report(tmp_path: Path) -> None:
     pytest.importorskip("rich")
-    script = f"import sys; from asynchub.cli import main; sys.exit(main(['pipeline', {str(tmp_path / 'run')!r}]))"
+    ready = tmp_path / "ready"
+    script = f"""
+import pathlib, sys
+from asynchub.cli import main
+from asynchub.pipeline.view import PipelineView
+
+class View(PipelineView):
+    def take(self, events):
+        super().take(events)
+        pathlib.Path({str(ready)!r}).touch()
+
+sys.modules["asynchub.pipeline.view"].PipelineView = View
+sys.exit(main(["pipeline", {str(tmp_path / "run")!r}]))
+"""
     found: list[str] = []
     viewer = threading.Thread(
         target=lambda: found.append(run_in_terminal(script, columns=120, PYTHONPATH=os.fspath(ROOT)))
     )
     viewer.start()
-    report = _watched(tmp_path / "run", items=80)
+    report = _watched(tmp_path / "run", items=80, until=lambda: ready.exists() or not viewer.is_alive())
     viewer.join(60)
     after = Terminal(120, 40).feed(found[0])
     assert not after.cursor_hidden
     lines = after.lines()
     assert sum(line.startswith("data  ") for line in lines) == 1
     assert lines[0] == laid_out(report, 120).splitlines()[0]
-    assert re.search(r"done: 80 items in 00:00:\d\d$", lines[-1])
+    assert re.search(r"done: \d+ items in 00:00:\d\d$", lines[-1])

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed
 
 from asynchub.errors import ArgumentError, LifecycleError, StateDictError
 from asynchub.events import CheckpointSaved
 from asynchub.hub import MessageHub
 from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
+from asynchub.integrations.ranks import Ranks
 from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.taps import Tap
 
@@ -36,10 +36,6 @@ except ImportError as error:
     raise ImportError("asynchub.integrations.ignite needs ignite: python -m pip install 'asynchub[ignite]'") from error
 
 __all__ = ("Attached", "HubHandler")
-
-T = TypeVar("T")
-Groups = list[dict[str, Any]]
-"""The parameter groups of all optimizers."""
 
 
 class HubHandler:
@@ -98,7 +94,8 @@ class HubHandler:
         self._wanted: CheckpointRequested | None = None
         self._published = self._published_epoch = 0
         self._last: list[RemovableEventHandle] = []
-        self._group: Any = None
+        self._ranks: Ranks | None = None
+        self._watching = False
 
     # --- living
 
@@ -147,6 +144,10 @@ class HubHandler:
             handle.remove()
         self._hosted.end(error)
 
+    @property
+    def _zero(self) -> bool:
+        return bool(idist.get_rank() == 0)
+
     def _started(self, trainer: Engine) -> None:
         """Enter the hub, and heed a stop that was resumed."""
         state = trainer.state
@@ -158,9 +159,9 @@ class HubHandler:
             add(Events.TERMINATE, self._terminated),
             add(Events.COMPLETED, self._completed),
         ]
-        if idist.get_world_size() > 1 and self._group is None:
-            self._group = torch.distributed.new_group(backend="gloo")
-        if idist.get_rank() == 0:
+        if idist.get_world_size() > 1 and self._ranks is None:
+            self._ranks = Ranks(self._zero, self._optimizers)
+        if self._zero:
             if self._checkpoint is not None:
                 self.hub.on_request(CheckpointRequested, self._want)
             if self._optimizers:
@@ -178,6 +179,8 @@ class HubHandler:
     def _iteration_completed(self, trainer: Engine) -> None:
         """Publish the output, and settle if it is time to."""
         self._publish_late()
+        if self._hosted.training:
+            self.hub.step = trainer.state.iteration
         if trainer.state.iteration % self._every == 0:
             self._settle(trainer)
 
@@ -187,7 +190,7 @@ class HubHandler:
     def _evaluator_completed(self, evaluator: Engine) -> None:
         """Publish the results, and settle."""
         self._publish_late()
-        if self._trainer is not None and self._last:
+        if self._trainer is not None:
             self._settle(self._trainer)
 
     def _epoch_completed(self, trainer: Engine) -> None:
@@ -219,11 +222,11 @@ class HubHandler:
     def _publish_late(self) -> None:
         """Publish the output of the newest iteration and results of evaluators, unless they are published already."""
         evaluated, self._evaluated = self._evaluated, {}
-        if self._trainer is None or idist.get_rank() != 0:
+        if self._trainer is None or not self._zero:
             return
         state = self._trainer.state
         if state.iteration > self._published and state.output is not None:
-            self._published = self.hub.step = state.iteration
+            self._published = state.iteration
             self._hosted.publish(self._named(state.output), state.iteration)
         for tag, engine in evaluated.items():
             self._publish_metrics(tag, engine)
@@ -259,34 +262,31 @@ class HubHandler:
 
     def _settle(self, trainer: Engine) -> None:
         """Settle on rank zero, and do on all ranks what was decided there."""
-        if self._group is None and not self._hosted.training:
+        if not self._last:  # the trainer does not run
             return
-        decided: tuple[bool, bool, list[Any]] | None = None
+        stop = settled = False
+        self._watch()
         try:
-            if idist.get_rank() == 0:
-                groups = _groups(self._optimizers) if self._group is not None else []
-                before = _numbers(groups)
+            if self._zero:
                 stop = self._hosted.settle()
-                decided = (stop, self._wanted is not None, _changes(before, _numbers(groups)))
+            settled = True
         finally:
-            if self._group is not None:
-                decided = self._from_rank_zero(decided)
-        if decided is None:
+            wanted = self._wanted is not None
+            if self._ranks is not None:
+                stop, wanted, settled = self._ranks.tell(stop, wanted, settled)
+                self._watching = False
+        if not settled:
             raise LifecycleError("the hub could not be settled on rank zero; what went wrong is said there")
-        stop, wanted, changes = decided
-        if idist.get_rank() != 0:
-            for group, changed in zip(_groups(self._optimizers), changes, strict=True):
-                group.update(changed)
         if stop and not trainer.should_terminate:
             trainer.terminate()
         if wanted:
             self._save(trainer)
 
-    def _from_rank_zero(self, value: T) -> T:
-        """Return what rank zero was given. Costs two small messages through the CPU."""
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
+    def _watch(self) -> None:
+        """Begin to look at what rules set in the optimizers, so that the other ranks learn of it."""
+        if self._ranks is not None and not self._watching:
+            self._watching = True
+            self._ranks.watch()
 
     def _change(self, request: ParameterChangeRequested) -> None:
         for optimizer in self._optimizers:
@@ -310,13 +310,14 @@ class HubHandler:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the hub's state, for a checkpoint; what is due is published and settled before."""
-        if idist.get_rank() != 0:
+        if not self._zero:
             return {}
         trainer = self._trainer
         if trainer is not None and self._hosted.training:
             self._publish_late()
             if trainer.last_event_name is Events.EPOCH_COMPLETED:
                 self._publish_epoch(trainer)
+            self._watch()
             self._hosted.settle()
         return {"hub": torch.frombuffer(bytearray(hub_to_bytes(self.hub)), dtype=torch.uint8)}
 
@@ -327,7 +328,7 @@ class HubHandler:
             LifecycleError: the journal is attached already.
             StateError: it is damaged, or none.
         """
-        if idist.get_rank() != 0:
+        if not self._zero:
             return
         if self._has_journal and self._hosted.training:
             raise LifecycleError("load the checkpoint before the trainer runs: the journal goes on from what it holds")
@@ -379,23 +380,8 @@ def _optimizers(given: Any) -> list[Any]:
     return found
 
 
-def _groups(optimizers: Iterable[Any]) -> Groups:
-    return [group for optimizer in optimizers for group in optimizer.param_groups]
-
-
 def _is_number(value: Any) -> bool:
     """Tell whether something is one number, without reading it."""
     if isinstance(value, torch.Tensor):
         return value.numel() == 1
     return isinstance(value, int | float) or getattr(value, "size", None) == 1
-
-
-def _numbers(groups: Groups) -> Groups:
-    """Return the numbers in each parameter group."""
-    return [{name: value for name, value in group.items() if isinstance(value, int | float)} for group in groups]
-
-
-def _changes(before: Groups, after: Groups) -> Groups:
-    """Return what is another number now, group by group."""
-    pairs = zip(before, after, strict=True)
-    return [{name: value for name, value in new.items() if old.get(name) != value} for old, new in pairs]

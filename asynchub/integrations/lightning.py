@@ -162,7 +162,7 @@ class HubCallback(Callback):
         self._every = settle_every
         self._logger: HubLogger | None = None
         self._zero = False
-        self._stage = ""
+        self._fits = False
         self._trained = False
         self._settled_at = 0
         self._wanted: CheckpointRequested | None = None
@@ -183,7 +183,7 @@ class HubCallback(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Look who else publishes to the hub."""
-        self._zero, self._stage = trainer.is_global_zero, str(stage)
+        self._zero, self._fits = trainer.is_global_zero, stage == "fit"
         loggers = [one for one in trainer.loggers if isinstance(one, HubLogger) and one.hub is self.hub]
         for logger in loggers:
             logger._callback = self
@@ -239,7 +239,7 @@ class HubCallback(Callback):
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Enter the hub for a validation by itself."""
-        if self._zero and self._stage != "fit":
+        if self._zero and not self._fits:
             self._here = self._hosted if self._trained else Hosted(self.hub)
             self._here.begin(max(self.hub.step, trainer.global_step))
 
@@ -255,7 +255,7 @@ class HubCallback(Callback):
             return
         if self._zero and self._logger is None:
             self._publish(_of_epoch(trainer._results), trainer.fit_loop.epoch_loop._batches_that_stepped)
-        if self._stage == "fit":
+        if self._fits:
             self._meet(trainer)
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
@@ -352,7 +352,7 @@ class HubCallback(Callback):
         Raises:
             StateError: it is damaged, or none.
         """
-        if self._stage == "fit" and state_dict:
+        if self._fits and state_dict:
             hub_from_bytes(self.hub, state_dict.get("hub", b""))
 
 

@@ -48,7 +48,7 @@ class Ranks:
         self._before = self._numbers() if self._zero else {}
 
     def tell(self, *flags: bool) -> tuple[bool, ...]:
-        """Return rank zero's ``flags``, and set in the optimizers what was set in those of rank zero since ``watch``."""
+        """Return rank zero's ``flags``; set in the optimizers what was set in those of rank zero since ``watch``."""
         changes = self._changes() if self._zero else []
         if not self._here:
             flags, changes = (flags, changes) if self._broadcast is None else self._broadcast((flags, changes))

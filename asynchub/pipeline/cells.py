@@ -29,6 +29,7 @@ __all__ = (
     "percent",
     "rate",
     "share_bar",
+    "shortened",
     "size",
     "text_of",
     "time_of_day",
@@ -93,6 +94,19 @@ def fitted(text: str, width: int) -> str:
             break
         kept += letter
     return kept + dots
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a name without its middle if it is wider than ``width``: how it ends tells it from others as well."""
+    if width_of(name) <= width or width < 6:
+        return fitted(name, width)
+    end, room = "", (width - 2) // 2
+    for letter in reversed(name):
+        room -= _columns(letter)
+        if room < 0:
+            break
+        end = letter + end
+    return f"{_beginning(name, width - 2 - width_of(end))}..{end}"
 
 
 def cut_line(line: Iterable[Span], width: int) -> Line:
@@ -256,7 +270,7 @@ def time_of_day(seconds: Any) -> str:
 
 def share_bar(starved: Any, busy: Any, blocked: Any, width: int) -> Line:
     """Return a bar of three shares, in the order starved, busy, blocked; what is not known is blank."""
-    shares = [max(known(value) or 0.0, 0.0) for value in (starved, busy, blocked)]
+    shares = [min(max(known(value) or 0.0, 0.0), 1.0) for value in (starved, busy, blocked)]
     whole = max(sum(shares), 1.0)
     cells = _shared([value / whole for value in shares], width)
     pieces = zip((STARVED, BUSY, BLOCKED), ("starved", "busy", "blocked"), cells, strict=True)
@@ -269,7 +283,8 @@ def fill_bar(fill: Any, width: int) -> Line:
     share = known(fill)
     if share is None:
         return (Span(" " * width),)
-    full = min(max(round(share * width), 1 if share > 0 else 0), width)
+    share = min(max(share, 0.0), 1.0)
+    full = max(round(share * width), 1 if share else 0)
     return (Span(FULL * full, "full"), Span(FREE * (width - full), "free"))
 
 

@@ -124,7 +124,7 @@ class HillClimbing:
         self._used.append((report.elapsed, cpu_seconds()))
         while len(self._used) > 2 and self._used[0][0] < report.elapsed - report.window:
             self._used.popleft()
-        if report.stalled:  # that is for people to mend, and spoils the measure
+        if report.stalled or report.state == "warmup":  # such waits are not the usual ones
             self._clean = report.elapsed
             return
         trial = self._trial

@@ -34,12 +34,12 @@ from asynchub.pipeline.table import BAR_LEGEND, table_lines
 __all__ = ("bottleneck_in_words", "laid_out", "report_lines", "running_time")
 
 LABEL = "bottleneck: "
-ONE_LINE = 120
+ONE_LINE = 160
 """Columns from which a verdict and its figures stand in one line."""
-FIRST_BATCH, WIDE, NARROW = 112, 96, 76
-"""Columns from which the first line has the first batch, from which figures are explained, and below which all is said
-in fewer words."""
-STALL_LINES = 4
+FIRST_BATCH, WIDE, SHORT, NARROW = 112, 96, 92, 76
+"""Columns from which the first line has the first batch, and from which figures are explained; below which a verdict,
+and below which all is said in fewer words."""
+STALL_LINES, REASON_LINES = 4, 3
 MUCH = 0.20
 """Share of waiting from which a program is highly input-bound, as XLA's input-pipeline analyzer has it."""
 STATES = {
@@ -74,9 +74,10 @@ def report_lines(report: PipelineReport, width: int, *, steady: bool = False) ->
     Args:
         report: it.
         width: columns that a line may have.
-        steady: for a view that stays: what there is to say of a stall stands in the place of the verdict.
+        steady: for a view that stays: a reason is cut at the end of its line, and what there is to say of a stall
+            stands in the place of the verdict.
     """
-    stall, verdict = _stall(report, width), _verdict(report, width)
+    stall, verdict = _stall(report, width), _verdict(report, width, 1 if steady else REASON_LINES)
     if steady and stall:
         block = [*stall, *[()] * (len(verdict) - len(stall))]
     else:
@@ -165,11 +166,17 @@ def _stall(report: PipelineReport, width: int) -> list[Line]:
     return [(Span(mark + line, "alarm"),) for line in lines]
 
 
-def _verdict(report: PipelineReport, width: int) -> list[Line]:
-    """Return what limits it: in two lines, or three where they are short; one that is empty has nothing to say."""
+def _verdict(report: PipelineReport, width: int, most: int) -> list[Line]:
+    """Return what limits it: in two lines, or three where they are short; one that is empty has nothing to say.
+
+    Args:
+        report: it.
+        width: columns that a line may have.
+        most: lines that the reason may take.
+    """
     verdict = report.verdict or Verdict()
     indent = " " * len(LABEL)
-    figures, short = _figures(report, verdict, width), width < NARROW
+    figures, short = _figures(report, verdict, width), width < SHORT
     who: Line = (
         Span(LABEL, "dim"),
         Span(bottleneck_in_words(verdict, max(width // 4, 8)), "culprit" if verdict.kind in ("stage", "loop") else ""),
@@ -178,10 +185,11 @@ def _verdict(report: PipelineReport, width: int) -> list[Line]:
     if (share := known(verdict.gain)) is not None and verdict.kind != "consumer":
         gain = count(100 * share)
         who = (*who, Span(f", gain {'up to' if short else 'at most'} +{gain} %", "title"))
-    why: Line = (Span(f"{indent}{_reason(verdict)}", "dim"),) if verdict.reason or verdict.near else ()
+    reason = wrapped(_reason(verdict), width - len(indent), most) or [""]
+    why: list[Line] = [(Span(indent + line, "dim"),) if line else () for line in reason]
     if width >= ONE_LINE:
-        return [(*who, Span(f"   {figures}" if figures else "")), why]
-    return [who, (Span(indent + figures),) if figures else (), why]
+        return [(*who, Span(f"   {figures}" if figures else "")), *why]
+    return [who, (Span(indent + figures),) if figures else (), *why]
 
 
 def _confidence(report: PipelineReport, verdict: Verdict, short: bool) -> str:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 from asynchub.errors import ArgumentError
-from asynchub.pipeline.monitor import Pipeline
+from asynchub.pipeline.parts import Parts
 from asynchub.pipeline.pulling import Pull
 from asynchub.pipeline.queues import QueueMeter
 from asynchub.pipeline.stages import StagedFunction
@@ -34,10 +34,20 @@ try:
 except ImportError as error:
     raise ImportError("mon.node needs torchdata: python -m pip install 'asynchub[torchdata]'") from error
 
-__all__ = ("watched_node",)
+__all__ = ("Watcher", "watched_node")
 
 
-def watched_node(pipeline: Pipeline, node: BaseNode[Any], name: str) -> BaseNode[Any]:
+class Watcher(Protocol):
+    """Who watches: what is needed here of ``asynchub.pipeline.monitor.Pipeline``, which imports this module.
+
+    Attributes:
+        parts: what it watches.
+    """
+
+    parts: Parts
+
+
+def watched_node(pipeline: Watcher, node: BaseNode[Any], name: str) -> BaseNode[Any]:
     """Have a node timed as a stage; return it.
 
     Do it before the node is asked for its first item: threads that a ``ParallelMapper`` has started already are timed
@@ -53,7 +63,7 @@ def watched_node(pipeline: Pipeline, node: BaseNode[Any], name: str) -> BaseNode
     """
     if not isinstance(node, BaseNode):
         raise ArgumentError(f"mon.node takes a node of torchdata.nodes, got {type(node).__name__}")
-    meter = pipeline.stage(name).meter
+    meter = pipeline.parts.stage(name)
     asked = meter
     if isinstance(node, ParallelMapper) and node.num_workers:
         meter.concurrency = node.num_workers
@@ -61,10 +71,10 @@ def watched_node(pipeline: Pipeline, node: BaseNode[Any], name: str) -> BaseNode
         if node.method == "thread" and workers.time_inside():
             asked = Meter(name)  # not one of the pipeline's: who waits here is another stage, or the consumer
         asked.waits = True
-        workers.watch(pipeline)
+        workers.watch(pipeline.parts)
     elif isinstance(node, Prefetcher | PinMemory):
         meter.waits = True
-        _watch_prefetched(pipeline, node, meter)
+        _watch_prefetched(pipeline.parts, node, meter)
     node.next = _Next(asked, node)
     return node
 
@@ -131,12 +141,12 @@ class _Workers:
         self._inside = True
         return True
 
-    def watch(self, pipeline: Pipeline) -> None:
+    def watch(self, parts: Parts) -> None:
         """Have the queue of finished items looked at, and whether some of them wait for an earlier one."""
-        pipeline.parts.add_queue(QueueMeter(self._meter.name, self._depth, after=self._meter))
+        parts.add_queue(QueueMeter(self._meter.name, self._depth, after=self._meter))
         node = self._node()
         if node is not None and node.in_order:
-            pipeline.parts.evidence.append(self._held_back)
+            parts.evidence.append(self._held_back)
 
     def _mapper(self) -> Any:
         """Return the node that has the workers: with ``prebatch`` it is two further in."""
@@ -168,7 +178,7 @@ class _Workers:
         return max(most - free - queued - at_work - 1, 0)
 
 
-def _watch_prefetched(pipeline: Pipeline, node: Prefetcher[Any] | PinMemory[Any], meter: Meter) -> None:
+def _watch_prefetched(parts: Parts, node: Prefetcher[Any] | PinMemory[Any], meter: Meter) -> None:
     """Have the queue of a node that prefetches looked at."""
     known = weakref.ref(node)
     capacity = node.prefetch_factor if isinstance(node, Prefetcher) else 1
@@ -178,7 +188,7 @@ def _watch_prefetched(pipeline: Pipeline, node: Prefetcher[Any] | PinMemory[Any]
         size = _size(queue)
         return None if size is None else (size, capacity)
 
-    pipeline.parts.add_queue(QueueMeter(meter.name, depth, after=meter))
+    parts.add_queue(QueueMeter(meter.name, depth, after=meter))
 
 
 def _size(queue: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from asynchub.hub import MessageHub
 from asynchub.pipeline.parts import Blame
 from asynchub.pipeline.report import PipelineReport, Verdict
 from asynchub.pipeline.stages import Stage
-from asynchub.pipeline.ticking import Reporter
+from asynchub.pipeline.ticking import Reporter, Taken
 
 __all__ = ("KEPT", "Outlet")
 
@@ -32,6 +33,9 @@ KEPT = 3600
 class Outlet:
     """Publishes what becomes known of a pipeline. What it records is not part of the hub's resumable state.
 
+    But for the times of a step, ``train/data_time`` and ``train/time``: programs record these as resumable, and one that
+    begins to must not find that they are not. From then on they are the program's.
+
     Args:
         hub: where to.
         name: of the pipeline.
@@ -43,13 +47,21 @@ class Outlet:
         self._name = name
         self._scalars = scalars
         self._state = ""
-        self._own: set[str] = set()
+        self._made: set[str] = set()
+        self._times: dict[str, float] = {}
+        """What was recorded last as each of the times of a step; NaN once the program records it."""
 
     def reported(self, report: PipelineReport, reporter: Reporter) -> None:
         """Publish the figures of an interval."""
         hub = self._hub
         if self._scalars:
-            hub.update_scalars(self._figures(report, reporter), resumed=False)
+            figures: dict[str, Any] = dict(report.scalars())
+            self._make(figures)
+            hub.update_scalars(figures, resumed=False)
+            if times := self._times_of_a_step(report, reporter.taken):
+                self._make(times)
+                hub.update_scalars(dict(times))
+                self._times.update(times)
         hub.publish(PipelineReported(key=f"{self._name}/report", pipeline=self._name, report=report.to_dict()))
         if report.state != self._state:
             self._state = report.state
@@ -66,20 +78,34 @@ class Outlet:
                 )
             )
 
-    def _figures(self, report: PipelineReport, reporter: Reporter) -> dict[str, Any]:
-        figures: dict[str, Any] = dict(report.scalars())
+    def _make(self, figures: Mapping[str, Any]) -> None:
+        """Make the histories that are not there, bounded."""
         histories = self._hub.log_scalars
-        taken = reporter.taken
-        if report.consumer is not None and taken.items:  # what programs of mmengine read, in seconds
-            for name, value in (("data_time", taken.wait), ("time", taken.wait + taken.busy)):
-                key = f"{report.consumer.name}/{name}"
-                if key in self._own or key not in histories:  # else the program publishes its own
-                    figures[key] = value / taken.items
-        for key in figures.keys() - self._own:
-            self._own.add(key)
+        for key in figures.keys() - self._made:
+            self._made.add(key)
             if key not in histories:
                 histories[key] = HistoryBuffer(max_length=KEPT)
-        return figures
+
+    def _times_of_a_step(self, report: PipelineReport, taken: Taken) -> dict[str, float]:
+        """Return what programs of mmengine read, in seconds, as far as the program does not record it itself."""
+        if report.consumer is None or not taken.items:
+            return {}
+        name = report.consumer.name
+        times = {f"{name}/data_time": taken.wait, f"{name}/time": taken.wait + taken.busy}
+        return {key: value / taken.items for key, value in times.items() if self._is_free(key)}
+
+    def _is_free(self, key: str) -> bool:
+        """Tell whether nobody but pipelines has recorded a key, now or in the run that this one resumes."""
+        history = self._hub.log_scalars.get(key)
+        if history is None:
+            return True
+        last = self._times.get(key)
+        if history.max_length == KEPT and (last is None or history.current() == last):
+            return True
+        if last is not None and not math.isnan(last):  # the program has begun to: it gets a history as it would have
+            self._times[key] = math.nan
+            history.max_length = HistoryBuffer().max_length
+        return False
 
     def judged(self, verdict: Verdict, previous: Verdict) -> None:
         """Publish that something else limits the pipeline."""

@@ -322,7 +322,13 @@ def _plain(value: Any) -> Any:
 
 
 def _made(kind: type[R], fields: Mapping[str, Any]) -> R:
-    """Return a dataclass of the fields that it has; those that are missing and have no default are None."""
+    """Return a dataclass of the fields that it has; those that are missing and have no default are None.
+
+    Raises:
+        TypeError: ``fields`` is not a mapping.
+    """
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"a {kind.__name__} is made of a mapping, got {type(fields).__name__}")
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name in fields:

@@ -11,11 +11,12 @@ import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from asynchub.pipeline.clock import clock
-from asynchub.pipeline.monitor import Pipeline
+from asynchub.pipeline.parts import Parts
 from asynchub.pipeline.queues import QueueMeter, Waits
+from asynchub.pipeline.stages import Stage
 from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import thread_track
 
@@ -24,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError("mon.spdl needs spdl: python -m pip install 'asynchub[spdl]'") from error
 
-__all__ = ("Passage", "Plan", "SpdlStep", "current_step")
+__all__ = ("Passage", "Plan", "SpdlStep", "Watcher", "current_step")
 
 SOURCE = "src"
 """What SPDL calls its source."""
@@ -35,11 +36,31 @@ current_step: ContextVar[SpdlStep | None] = ContextVar("asynchub_spdl_step", def
 """The step in whose task, or in one of whose tasks, this runs."""
 
 
-class Plan:
-    """The stages and queues of a pipeline of SPDL, as they are built."""
+class Watcher(Protocol):
+    """Who watches: what is needed here of ``asynchub.pipeline.monitor.Pipeline``, which imports this module.
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
+    Attributes:
+        parts: what it watches.
+    """
+
+    parts: Parts
+    _stages: dict[str, Stage]
+    """Those that the program has named."""
+
+
+class Plan:
+    """The stages and queues of a pipeline of SPDL, as they are built.
+
+    Args:
+        pipeline: who watches.
+
+    Attributes:
+        parts: what it watches.
+    """
+
+    def __init__(self, pipeline: Watcher) -> None:
+        self.parts = pipeline.parts
+        self._named = pipeline._stages
         self._id = -1
         self._steps: dict[StageInfo, SpdlStep] = {}
 
@@ -49,10 +70,10 @@ class Plan:
             self._id = info.pipeline_id
             self._steps = {}
         name = _unique(_plain_name(info), {step.passage.name for step in self._steps.values()})
-        passage = self.pipeline.parts.queues.get(name)
+        passage = self.parts.queues.get(name)
         if not isinstance(passage, Passage):
             passage = Passage(name)
-            self.pipeline.parts.add_queue(passage)
+            self.parts.add_queue(passage)
         step = self._steps[info] = SpdlStep(self, info, passage)
         return step
 
@@ -69,14 +90,14 @@ class Plan:
         """Return the meter of a step, and have the stages stand in the order of the flow."""
         meters = [one.meter for one in self._steps.values() if one.meter is not None]
         name = _plain_name(step.info)
-        if name in self.pipeline._stages:  # the program's own: all pipes of that name are this one
+        if name in self._named:  # the program's own: all pipes of that name are this one
             of_others = sum(one.concurrency for one in self._steps.values() if one.meter and one.meter.name == name)
         else:
             name, of_others = _unique(name, {meter.name for meter in meters}), 0
-        meter = self.pipeline.parts.stage(name, step.concurrency + of_others)
+        meter = self.parts.stage(name, step.concurrency + of_others)
         flow = [one.meter or meter for one in self._steps.values() if one.meter is not None or one is step]
-        with self.pipeline.parts._lock:
-            stages = self.pipeline.parts.stages
+        with self.parts._lock:
+            stages = self.parts.stages
             for one in flow:
                 if stages.get(one.name) is one:
                     stages[one.name] = stages.pop(one.name)
@@ -85,7 +106,7 @@ class Plan:
     def counted_elsewhere(self) -> int:
         """Return how many items were counted by stages that are not pipes of this pipeline of SPDL."""
         pipes = {step.meter for step in self._steps.values()}
-        others = [meter for meter in list(self.pipeline.parts.stages.values()) if meter not in pipes]
+        others = [meter for meter in list(self.parts.stages.values()) if meter not in pipes]
         return sum(int(meter.latencies().sum()) for meter in others)
 
 
@@ -102,6 +123,8 @@ class SpdlStep(TaskHook):
         concurrency: how many items it can do at once.
         calls: its calls, as seen from outside.
         ordered: whether it hands on in the order of its input; None as long as that is not known.
+        last_task: while that is not known, the task of the call that has ended last.
+        left: of a source, when it had put its last item; 0 if it is timed elsewhere.
     """
 
     def __init__(self, plan: Plan, info: StageInfo, passage: Passage) -> None:
@@ -117,8 +140,8 @@ class SpdlStep(TaskHook):
         self._open: dict[int, None] = {}
         self._started = 0
         self._tally: Tally | None = None
-        self._last_task: Any = None
-        self._left = 0
+        self.last_task: Any = None
+        self.left = 0
         passage.step = self
 
     def count(self) -> Meter:
@@ -132,19 +155,19 @@ class SpdlStep(TaskHook):
 
     def begin(self) -> None:
         """Begin, in the loop of SPDL."""
-        self.plan.pipeline.parts.see_loop(thread_track().see_loop())
+        self.plan.parts.see_loop(thread_track().see_loop())
         current_step.set(self)  # the tasks that it starts have it as well
         if self.meter is not None:
             self._before = self._counted(self.meter)
         elif self.info.stage_name == SOURCE:
             self._before = self.plan.counted_elsewhere()
-            self._left = clock()
+            self.left = clock()
 
     def end(self) -> None:
         """End: nothing is under way any more, also where it was cancelled."""
         if self.info.stage_name == SOURCE and self._tally is not None:
             self._tally.since = 0
-        self._left = 0
+        self.left = 0
 
     # --- calls
 
@@ -171,7 +194,7 @@ class SpdlStep(TaskHook):
         end = self.calls.end(call.start)
         self._open.pop(call.number, None)
         if self.ordered is None:
-            self._last_task = asyncio.current_task()
+            self.last_task = asyncio.current_task()
         meter, tally = self.count(), self._tally
         if tally is not None:
             tally.open.pop(call.key, None)
@@ -204,9 +227,9 @@ class SpdlStep(TaskHook):
 
         A pipe that does not puts what a call returns at once, in the same task.
         """
-        self.ordered = self._last_task is not asyncio.current_task()
-        self._last_task = None
-        evidence = self.plan.pipeline.parts.evidence
+        self.ordered = self.last_task is not asyncio.current_task()
+        self.last_task = None
+        evidence = self.plan.parts.evidence
         if self.ordered and self.passage.held_back not in evidence:  # not yet, by a pipeline before this one
             evidence.append(self.passage.held_back)
 
@@ -231,22 +254,22 @@ class SpdlStep(TaskHook):
     def produced(self) -> None:
         """Count, of a source, that it comes with an item."""
         if self._tally is None:
-            if not self._left or self.plan.counted_elsewhere() != self._before:
-                self._left = 0  # it is timed elsewhere
+            if self.plan.counted_elsewhere() != self._before:
+                self.left = 0
                 return
             self._tally = self.count().tally()
             self.ordered = False
         tally = self._tally
         tally.since = 0
         tally.last = now = clock()
-        tally.record(now - self._left)
+        tally.record(now - self.left)
         if now > tally.due:
             tally.drain()
 
     def goes_on(self) -> None:
         """Count, of a source, that it goes on to the next item."""
         if self._tally is not None:
-            self._tally.since = self._left = clock()
+            self._tally.since = self.left = clock()
 
 
 class _Call:
@@ -276,6 +299,7 @@ class Passage(QueueMeter):
         items: how many were taken.
         marks: how many marks of SPDL were: of the end, or of an epoch's.
         step: the step that puts in.
+        taker: the step that takes; None as long as none has.
     """
 
     step: SpdlStep
@@ -289,13 +313,15 @@ class Passage(QueueMeter):
         self._last_occupied = 0
         self._idle = (0, 0, 0)
         """Idle time of the servers that take, since when they wait, and for how long they had been alive then."""
-        self._taker: SpdlStep | None = None
+        self.taker: SpdlStep | None = None
         self._queue: Callable[[], AsyncQueue | None] = lambda: None
 
     def holds(self, queue: AsyncQueue) -> None:
         """Say which queue it is of."""
         self._queue = weakref.ref(queue)
         self._occupied = (self._last_occupied, 0)
+        self._idle = (self._idle[0], 0, 0)
+        self.taker = None
 
     def comes_from(self, stage: Meter) -> None:
         """Say which stage puts in: what waits here is its blocked time."""
@@ -305,7 +331,7 @@ class Passage(QueueMeter):
 
     def goes_into(self, step: SpdlStep | None) -> None:
         """Say which step takes: what waits here is its starved time."""
-        self._taker = step
+        self.taker = step
         stage = None if step is None else step.meter
         if stage is not None and self.into is not stage:
             self.into = stage
@@ -327,8 +353,8 @@ class Passage(QueueMeter):
     def begin_get(self) -> int:
         """Count that one begins to wait; only one does, or the last of those counts."""
         now = self.gets.begin()
-        if self._taker is not None:
-            self._idle = (self._idle[0], now, self._taker.alive(now))
+        if self.taker is not None:
+            self._idle = (self._idle[0], now, self.taker.alive(now))
         return now
 
     def end_get(self, start: int) -> None:
@@ -339,9 +365,9 @@ class Passage(QueueMeter):
     def _starved(self, now: int) -> int:
         """Return for how long servers of the taker had nothing to do: those not at work while it waits for input."""
         time, since, alive = self._idle
-        if not since or self._taker is None:
+        if not since or self.taker is None:
             return time
-        return time + max(self._taker.concurrency * (now - since) - (self._taker.alive(now) - alive), 0)
+        return time + max(self.taker.concurrency * (now - since) - (self.taker.alive(now) - alive), 0)
 
     def _depth(self) -> tuple[int, int | None] | None:
         queue = self._queue()

@@ -1,8 +1,9 @@
 """Whether the consumer waits far longer than it usually does, and for whom.
 
 Looked at from the pipeline's own thread, so an event loop that hangs does not hide it.
-A wait is a stall when it is longer than ``after`` seconds, and ten times the 99th percentile of the waits so far. As
-long as fewer than ten are known, of which the first is not one, it takes three times as long: a first batch often does.
+A wait is a stall when it is longer than ``after`` seconds, and ten times the 99th percentile of the waits so far. The
+first wait, in which workers start, does not count among those, nor do stalls, unless they are more than a tenth of all.
+As long as fewer than ten waits are known, three times as long is waited: a first batch often takes its time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from asynchub.pipeline.tally import Meter
 __all__ = ("Stalls",)
 
 MIN_SAMPLES = 10
+MOST_STALLS = 0.1
+"""Share of the waits from which stalls are usual."""
 TIMES = 10
 """Times the 99th percentile of the waits that are a stall."""
 PATIENCE = 3
@@ -55,6 +58,7 @@ class Stalls:
         self._parts = parts
         self._after = int(after * SECOND)
         self._since = 0
+        self._stalls = 0
         self.blame: Blame | None = None
 
     def check(self, now: int) -> tuple[float, Blame | None] | None:
@@ -73,6 +77,7 @@ class Stalls:
         if now - waiting < limit:
             return None
         self._since = waiting
+        self._stalls += 1
         self.blame = self._blamed(now, consumer)
         if not seen:
             self.blame = replace(self.blame, reason=f"{self.blame.reason}; no batch has come yet")
@@ -86,6 +91,8 @@ class Stalls:
             waits[histogram.bucket_of(consumer.first_item - consumer.first)] -= 1
             waits = np.maximum(waits, 0)  # an iteration without items may have come before it
         known = int(waits.sum())
+        stalls = min(self._stalls, int(MOST_STALLS * known))
+        waits = np.diff(np.minimum(np.cumsum(waits), known - stalls), prepend=0)  # the longest are left out
         if known < MIN_SAMPLES:
             longest = histogram.quantiles(waits, 1.0)[0] if known else 0.0
             return max(PATIENCE * self._after, TIMES * longest), seen

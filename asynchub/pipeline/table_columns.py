@@ -13,12 +13,12 @@ from asynchub.pipeline.cells import (
     count,
     duration,
     fill_bar,
-    fitted,
     known,
     milliseconds,
     percent,
     rate,
     share_bar,
+    shortened,
     size,
     text_of,
     width_of,
@@ -83,7 +83,7 @@ def columns_of(rows: Sequence[Row], width: int) -> list[Column]:
     most = max([2, *(len(_most(row.queue)) for row in rows if row.queue is not None)])
     queued = any(row.queue is not None for row in rows)
     columns = [
-        Column("   stage", _name, min(names, max(width // 7, 11)), names, left=True),
+        Column("   stage", _name, min(names, max(width // 5, 12)), names, left=True),
         _column(rows, "items/s", lambda one: one.throughput, rate, 7, consumer=lambda one: one.throughput),
         Column(
             "p50/p95/p99 ms",
@@ -118,7 +118,7 @@ def columns_of(rows: Sequence[Row], width: int) -> list[Column]:
             shorter=_column(rows, "err", lambda one: one.errors, count, 4, rank=2, role="error"),
         ),
         _column(rows, "max/s", lambda one: one.capacity, rate, 6, rank=10),
-        _column(rows, "last item", lambda one: one.age_s, _ago, 10, rank=15),
+        _column(rows, "last item", lambda one: one.age_s, _ago, 11, rank=15),
         _column(rows, "on loop", lambda one: one.on_loop, percent, 7, rank=17),
         _column(rows, "bytes/s", lambda one: one.bytes_per_s, size, 7, rank=16),
         _column(rows, "items", lambda one: one.items, count, 6, rank=13),
@@ -179,7 +179,7 @@ def _ago(seconds: Any) -> str:
 
 def _name(row: Row, width: int) -> Line:
     mark = MARKS.get(row.role, "   ")
-    return (Span(mark, row.role), Span(fitted(row.name, width - len(mark)), row.role))
+    return (Span(mark, row.role), Span(shortened(row.name, width - len(mark)), row.role))
 
 
 def _quantiles(row: Row) -> tuple[Any, ...]:

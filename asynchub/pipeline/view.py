@@ -12,6 +12,7 @@ Quiet: without a terminal, or where another live display or a bar had it first, 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ class PipelineView:
     def shown(self) -> Iterator[bool]:
         """Show it while the context is entered; true if that is live. For what brings the events by itself."""
         self._begin()
-        with live_display(self._console, self._drawn) as self._display:
+        with live_display(self._console, self._drawn, threading.RLock()) as self._display:
             try:
                 yield self._display is not None
             finally:

@@ -9,6 +9,7 @@ Limits: a dataset whose class cannot be changed (a list, say) is not timed, its 
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -213,15 +214,18 @@ class _Samples(Iterator[Any]):
         return getattr(self._iterator, name)
 
 
-def _reduced_as(own: type) -> Callable[[Any, Any], Any]:
+def _reduced_as(own: Any) -> Callable[[Any, Any], Any]:
     """Return a method that has an object copied and pickled as one of its class: the one made here has no address."""
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         timed = type(self)
         self.__class__ = own
         try:
-            return self.__reduce_ex__(protocol)
+            reduced = self.__reduce_ex__(protocol)
         finally:
             self.__class__ = timed
+        if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__:  # type: ignore[attr-defined]  # not in its stub
+            return own.__new__, *reduced[1:]  # that other one wants it to be of the class that it says
+        return reduced
 
     return __reduce_ex__

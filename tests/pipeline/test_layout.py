@@ -17,6 +17,7 @@ from asynchub.pipeline.cells import (
     percent,
     rate,
     share_bar,
+    shortened,
     text_of,
     width_of,
     wrapped,
@@ -38,13 +39,14 @@ AT_60 = """\
 data  INPUT-BOUND  waits 41 % (p95 96 ms)   running 00:12:41
 bottleneck: decode (high, 3 min), gain up to +58 %
             38.0/s of 39.1/s; next fetch 60.2/s
-            all of decode is busy 97 % of the time; nearl...
-   stage     items/s    p95 ms  busy             queue   err
-   queue...                                   123.4/?
- ~ fetch        38.1       231  ...####-----   63.7/64     2
->> decode       38.0        31  ############    0.2/16     0
-   copy          0.0         -  ##                         0
-   train        38.0   mean 15  .....#######  waits 41 %
+            all of decode is busy 97 % of the time; nearly
+            as busy (~): fetch
+   stage       items/s    p95 ms  busy              queue
+   queue urls                                    123.4/?
+ ~ fetch          38.1       231  ...####------   63.7/64
+>> decode         38.0        31  #############    0.2/16
+   copy            0.0         -  ###
+   train          38.0   mean 15  .....########  waits 41 %
 loop lag p95 1.1 ms, max 1.9 ms
 workers 4: w2 slowest (p95 590 ms)
 oldest call in flight 0.4 s (fetch)   first batch 3.2 s
@@ -53,15 +55,15 @@ bars: . starved  # busy  - blocked
 """
 AT_80 = """\
 data  INPUT-BOUND  41 % of step time waits (p95 96 ms)          running 00:12:41
-bottleneck: decode (confidence high, for 3 min), gain at most +58 %
+bottleneck: decode (high, 3 min), gain up to +58 %
             38.0/s of 39.1/s capacity; next limit fetch 60.2/s
             all of decode is busy 97 % of the time; nearly as busy (~): fetch
-   stage     items/s  p50/p95/p99 ms  busy          workers  queue after     err
-   queue...                                                       123.4/?
- ~ fetch        38.1   198/ 231/ 410  ...####-----    12/12  ####  63.7/64     2
->> decode       38.0    25/  31/  44  ############      1/1  #...   0.2/16     0
-   copy          0.0     -/   -/   -  ##                1/4                    0
-   train        38.0         mean 15  .....#######  waits 41 %, p95 96 ms
+   stage       items/s    p95 ms  busy              workers  queue after     err
+   queue urls                                                     123.4/?
+ ~ fetch          38.1       231  ....#####-------    12/12  ####  63.7/64     2
+>> decode         38.0        31  ################      1/1  #...   0.2/16     0
+   copy            0.0         -  ###                   1/4                    0
+   train          38.0   mean 15  .......#########  waits 41 %, p95 96 ms
 loop lag p95 1.1 ms, max 1.9 ms   workers 4: w2 slowest (p95 590 ms)
 oldest call in flight 0.4 s (fetch)   first batch 3.2 s
 figures of the last 10 s; err retry drop since the start
@@ -85,7 +87,8 @@ workers: in flight/most, queue: mean/most items
 """
 AT_120 = """\
 data  INPUT-BOUND  41 % of step time waits for data (p95 96 ms)                      running 00:12:41  first batch 3.2 s
-bottleneck: decode (confidence high, for 3 min), gain at most +58 %   38.0/s of 39.1/s capacity; next limit fetch 60.2/s
+bottleneck: decode (confidence high, for 3 min), gain at most +58 %
+            38.0/s of 39.1/s capacity; next limit fetch 60.2/s
             all of decode is busy 97 % of the time; nearly as busy (~): fetch
    stage       items/s  p50/p95/p99 ms  . starved  # busy  - blocked  workers  queue after        err retry drop   max/s
    queue urls                                                                           123.4/?
@@ -100,15 +103,15 @@ STALLED_AT_80 = """\
 data  STALLED  no item for 12 s                                 running 00:12:41
 !! stalled: waiting for batch 25 of worker 1 (pid 29488); 2 later batches are
 !! ready; worker state dataset for 12.1 s
-bottleneck: decode (confidence high, for 3 min), gain at most +58 %
+bottleneck: decode (high, 3 min), gain up to +58 %
             38.0/s of 39.1/s capacity; next limit fetch 60.2/s
             all of decode is busy 97 % of the time; nearly as busy (~): fetch
-   stage     items/s  p50/p95/p99 ms  busy          workers  queue after     err
-   queue...                                                       123.4/?
- ~ fetch        38.1   198/ 231/ 410  ...####-----    12/12  ####  63.7/64     2
->> decode       38.0    25/  31/  44  ############      1/1  #...   0.2/16     0
-   copy          0.0     -/   -/   -  ##                1/4                    0
-   train        38.0         mean 15  .....#######  waits 41 %, p95 96 ms
+   stage       items/s    p95 ms  busy              workers  queue after     err
+   queue urls                                                     123.4/?
+ ~ fetch          38.1       231  ....#####-------    12/12  ####  63.7/64     2
+>> decode         38.0        31  ################      1/1  #...   0.2/16     0
+   copy            0.0         -  ###                   1/4                    0
+   train          38.0   mean 15  .......#########  waits 41 %, p95 96 ms
 loop lag p95 1.1 ms, max 1.9 ms   workers 4: w2 slowest (p95 590 ms)
 oldest call in flight 0.4 s (fetch)   first batch 3.2 s
 figures of the last 10 s; err retry drop since the start
@@ -340,6 +343,14 @@ def test_nothing_that_is_unknown_becomes_a_zero(report: PipelineReport) -> None:
     )
     text = laid_out(dataclasses.replace(report, stages=stages, queues=(), consumer=None), 200)
     assert [line for line in text.splitlines() if re.match(r".{3}x ", line) and re.search(r"\d", line)] == []
+
+
+@given(st.text(max_size=60), st.integers(6, 40))
+def test_a_name_that_is_cut_keeps_its_beginning_and_its_end(name: str, width: int) -> None:
+    found = shortened(name, width)
+    assert width_of(found) <= width
+    head, dots, tail = found.partition("..")
+    assert found == name or (dots and name.startswith(head) and name.endswith(tail.lstrip(".")))
 
 
 @given(numbers, numbers, numbers, st.integers(1, 60))

@@ -385,15 +385,15 @@ def test_a_wait_that_is_usual_is_no_stall() -> None:
         def items() -> Iterator[int]:
             yield -1
             for number in range(QUICK):
-                time.sleep(0.04)
+                time.sleep(0.02)
                 yield number
-            time.sleep(0.2)
+            time.sleep(0.15)
             assert not heard.stalled.is_set()
             heard.until_stalled()
             yield QUICK
 
         list(mon.consume(items()))
-    assert heard.stall.seconds >= 0.38
+    assert heard.stall.seconds >= 0.19
 
 
 # --- when nothing is to be said
@@ -434,6 +434,16 @@ def test_each_stall_is_said_once_and_a_second_one_again() -> None:
             if number == QUICK + 1:
                 break
     assert len(heard.stalls) == len(heard.all_of(PipelineRecovered)) == 2
+
+
+def test_stalls_do_not_make_long_waits_look_usual() -> None:
+    with listening("stalls") as (mon, heard):
+        for number in mon.consume(numbers(heard, stuck=[QUICK, QUICK + 1], last=QUICK + 3)):
+            if number == QUICK:
+                assert heard.recovered.wait(PATIENT)
+                heard.stalled.clear()
+    first, second = heard.stalls
+    assert second.seconds < 5 * first.seconds  # not ten times, as if the first was one of those that are usual
 
 
 def test_a_wait_that_ends_with_an_exception_ends_the_stall() -> None:

@@ -391,7 +391,7 @@ any_verdicts = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(any_facts, any_verdicts)
 def test_whatever_is_measured_a_verdict_is_found_and_its_numbers_are_in_range(now: Facts, before: Verdict) -> None:
     found = judged(now, before)
@@ -404,7 +404,7 @@ def test_whatever_is_measured_a_verdict_is_found_and_its_numbers_are_in_range(no
     assert found.stage not in found.near
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(any_facts, any_verdicts)
 def test_no_stage_is_ever_blamed_whose_servers_have_time_left(now: Facts, before: Verdict) -> None:
     found = judged(now, before)
@@ -416,7 +416,7 @@ def test_no_stage_is_ever_blamed_whose_servers_have_time_left(now: Facts, before
     assert together >= 0.80 or in_the_consumers_task
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(any_facts, any_verdicts, st.floats(1.0, 1000.0))
 def test_a_machine_that_is_so_many_times_faster_gets_the_same_verdict(
     now: Facts, before: Verdict, factor: float
@@ -496,10 +496,10 @@ def test_noise_around_any_other_threshold_changes_the_verdict_at_most_once_in_si
 
 @pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-async def test_real_stages_that_are_alike_change_the_verdict_at_most_once_in_a_minute() -> None:
+async def test_real_stages_that_are_alike_change_the_verdict_at_most_once_in_sixty_reports() -> None:
     hub = MessageHub("balanced")
     told: list[Verdict] = []
-    with hub, Pipeline(hub, interval=1.0, window=5.0, warmup=1.0) as mon:
+    with hub, Pipeline(hub, interval=0.5, window=3.0, warmup=1.0) as mon:
         mon.on_change(told.append)
         send, receive = mon.channel("fetched", 8)
         out, ready = mon.channel("decoded", 8)
@@ -525,7 +525,7 @@ async def test_real_stages_that_are_alike_change_the_verdict_at_most_once_in_a_m
                     await decode()
                     await out.send(item)
 
-        end = time.monotonic() + 62
+        end = time.monotonic() + 32
         async with anyio.create_task_group() as group, ready:
             group.start_soon(fetching)
             group.start_soon(decoding)
