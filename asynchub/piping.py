@@ -25,7 +25,7 @@ from asynchub.events import Event
 from asynchub.journal.folder import find_journal
 from asynchub.journal.following import follow
 from asynchub.pipeline.cells import duration
-from asynchub.pipeline.layout import laid_out
+from asynchub.pipeline.layout import LEAST, laid_out
 from asynchub.pipeline.news import News
 from asynchub.pipeline.report import PipelineReport
 from asynchub.recorded import newest_events
@@ -44,8 +44,6 @@ TICK = 1.0
 """Seconds between two looks of a view at the clock."""
 OLD = 60.0
 """Seconds after which it is said how old a report is."""
-LEAST = 40
-"""Columns that a line may be told to have at least."""
 Told = PipelineReported | PipelineStalled | PipelineRecovered
 Write = Callable[[str], object]
 

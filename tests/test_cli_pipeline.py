@@ -242,3 +242,27 @@ sys.exit(main(["pipeline", {str(tmp_path / "run")!r}]))
     assert sum(line.startswith("data  ") for line in lines) == 1
     assert lines[0] == laid_out(report, 120).splitlines()[0]
     assert re.search(r"done: \d+ items in 00:00:\d\d$", lines[-1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pty and SIGINT")
+def test_an_interrupted_view_gives_the_terminal_back(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    script = f"""
+import os, signal, sys
+from asynchub.cli import main
+from asynchub.pipeline.view import PipelineView
+
+class View(PipelineView):
+    def draw(self):
+        super().draw()
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.modules["asynchub.pipeline.view"].PipelineView = View
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("status", main(["pipeline", {str(tmp_path / "run")!r}]))
+"""
+    after = Terminal().feed(run_in_terminal(script, PYTHONPATH=os.fspath(ROOT)))
+    assert not after.cursor_hidden
+    first, last = after.lines()
+    assert first.startswith("waiting for a report of a pipeline in ")
+    assert last == "status 130"

@@ -32,6 +32,7 @@ from asynchub.every import EPOCH_KEY
 from asynchub.hub import MessageHub
 from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
 from asynchub.integrations.ranks import Ranks
+from asynchub.integrations.schedules import Schedules
 from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.taps import Tap
 
@@ -133,8 +134,8 @@ class HubCallback(Callback):
     It settles at the end of training steps and epochs and when the results of a validation are there. A request to stop
     sets ``trainer.should_stop``; Lightning heeds it at the end of the batch, after ``min_epochs`` and ``min_steps``,
     and validates once more. A ``CheckpointRequested`` is answered by ``trainer.save_checkpoint``, a
-    ``ParameterChangeRequested`` by setting it in the optimizers. The hub is entered for ``validate`` and ``test``, too,
-    so that observers get their results.
+    ``ParameterChangeRequested`` by setting it in the optimizers; the schedule of a learning rate goes on from it. The
+    hub is entered for ``validate`` and ``test``, too, so that observers get their results.
 
     Args:
         hub: the hub.
@@ -168,6 +169,7 @@ class HubCallback(Callback):
         self._wanted: CheckpointRequested | None = None
         self._published: tuple[int, frozenset[str]] = (-1, frozenset())
         self._ranks: Ranks | None = None
+        self._schedules = Schedules(())
 
     @property
     def hub(self) -> MessageHub:
@@ -196,6 +198,7 @@ class HubCallback(Callback):
             JournalError: the folder of the journal has another writer, or is of another run.
         """
         self._settled_at = trainer.global_step
+        self._schedules = Schedules(config.scheduler for config in trainer.lr_scheduler_configs)
         self._ranks = None
         if trainer.world_size > 1:
             self._ranks = Ranks(self._zero, trainer.optimizers, trainer.strategy.broadcast)
@@ -205,8 +208,9 @@ class HubCallback(Callback):
             hub.on_request(ParameterChangeRequested, lambda request: _change(trainer, request))
             self._here, self._trained = self._hosted, True
             self._hosted.begin(trainer.global_step)
-            if trainer.max_epochs is not None and trainer.max_epochs > 0:
-                hub.update_info("max_epochs", trainer.max_epochs)
+            for key, most in (("max_epochs", trainer.max_epochs), ("max_iters", trainer.max_steps)):
+                if most is not None and most > 0:
+                    hub.update_info(key, most)
             if self._logger is None and pl_module.hparams_initial:
                 hub.update_info("hparams", _storable(pl_module.hparams_initial))
         self._meet(trainer, saves=False)
@@ -227,7 +231,9 @@ class HubCallback(Callback):
         if step - self._settled_at >= self._every:
             self._meet(trainer)
         elif self._ranks is None:
+            self._schedules.watch()
             self.hub.apply_requests()
+            self._schedules.follow()
             self._heed(trainer, self.hub.stop_requested, self._wanted is not None)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -238,7 +244,7 @@ class HubCallback(Callback):
         self._meet(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Enter the hub for a validation by itself."""
+        """Enter the hub for a validation, or a test, by itself."""
         if self._zero and not self._fits:
             self._here = self._hosted if self._trained else Hosted(self.hub)
             self._here.begin(max(self.hub.step, trainer.global_step))
@@ -258,17 +264,9 @@ class HubCallback(Callback):
         if self._fits:
             self._meet(trainer)
 
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        """Enter the hub for a test."""
-        self.on_validation_start(trainer, pl_module)
-
-    def on_test_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        """Publish the metrics of the batch, if no ``HubLogger`` does."""
-        self.on_validation_batch_end(trainer, *args, **kwargs)
-
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        """Publish the results, if no ``HubLogger`` does."""
-        self.on_validation_end(trainer, pl_module)
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_validation_end
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the hub.
@@ -314,12 +312,14 @@ class HubCallback(Callback):
     def _meet(self, trainer: Any, *, saves: bool = True) -> None:
         """Settle, on rank zero, and do on all ranks what was decided there."""
         self._settled_at = trainer.global_step
+        self._schedules.watch()
         if self._ranks is not None:
             self._ranks.watch()
         stop = self._hosted.settle() if self._zero and self._hosted.training else False
         save = saves and self._wanted is not None
         if self._ranks is not None:
             stop, save = self._ranks.tell(stop, save)
+        self._schedules.follow()
         self._heed(trainer, stop, save)
 
     def _heed(self, trainer: Any, stop: bool, save: bool) -> None:

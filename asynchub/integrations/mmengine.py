@@ -8,8 +8,11 @@ of either class.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,15 +20,21 @@ import numpy as np
 import torch
 
 from asynchub.errors import ArgumentError, LifecycleError
+from asynchub.events import CheckpointSaved
 from asynchub.history import HistoryBuffer, allow_in_torch_load
 from asynchub.hub import MessageHub
+from asynchub.integrations.hosting import change_parameter
+from asynchub.integrations.ranks import Ranks
+from asynchub.requests import CheckpointRequested, ParameterChangeRequested
+from asynchub.runner import Attachment
+from asynchub.taps import Tap
 
 try:
     from mmengine.hooks import Hook
     from mmengine.logging.history_buffer import HistoryBuffer as TheirHistoryBuffer
     from mmengine.logging.message_hub import MessageHub as TheirMessageHub
-    from mmengine.optim import OptimWrapper
-    from mmengine.registry import HOOKS
+    from mmengine.optim import OptimWrapper, OptimWrapperDict
+    from mmengine.registry import HOOKS, LOOPS
 except ImportError as error:
     raise ImportError(
         "asynchub.integrations.mmengine needs mmengine: python -m pip install 'asynchub[mmengine]'"
@@ -43,6 +52,8 @@ NUMPY_TYPES: list[Any] = [
 """What a pickle of NumPy numbers and arrays is made of."""
 REPLACEMENTS: tuple[tuple[type, type], ...] = ((TheirMessageHub, MessageHub), (TheirHistoryBuffer, HistoryBuffer))
 THEIR_CLIP_GRAD = OptimWrapper._clip_grad
+VALIDATED_KEY = "asynchub/validated"
+"""The runtime info that says at which iteration the newest validation was."""
 
 
 class Installation:
@@ -131,20 +142,54 @@ def _clip_grad(wrapper: Any) -> None:
 
 @HOOKS.register_module(force=True)
 class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
-    """A hook that enters the runner's hub for the run, settles it as training goes on, and ends training on request.
+    """A hook that enters the runner's hub for the run, settles it as training goes on, and does what is asked of it.
 
-    It settles after each training iteration, each training epoch and each validation epoch: after mmengine's hooks have
+    It settles after training iterations, each training epoch and each validation epoch: after mmengine's hooks have
     logged and stepped their schedulers, before a checkpoint is written. Training ends where the loop looks: an
     ``EpochBasedTrainLoop`` after the epoch, an ``IterBasedTrainLoop`` after the iteration. A hub that the program
     entered itself stays entered. mmengine calls no hook when a run raises: then the hub is left at exit, or by
     ``hook.after_run(runner)``.
+
+    A ``ParameterChangeRequested`` is set in the optimizers. A ``CheckpointRequested`` is answered by
+    ``runner.save_checkpoint``: after the iteration, of an ``EpochBasedTrainLoop`` after the epoch, where it can be
+    resumed from.
+
+    Each rank has a hub. What rank zero's was asked for, and what its rules set in the optimizers, all ranks do.
+
+    Args:
+        journal: a ``Journal``, attached on rank zero when training begins, after mmengine has resumed the hub.
+        checkpoints: folder of the checkpoints that are asked for; default ``requested`` in the ``work_dir``.
+        settle_every: iterations from one settle point to the next, where no epoch or validation ends.
+        validate_on_resume: whether the validation that a checkpoint was written before is made up for when training
+            goes on from it. mmengine leaves it out, and rules that wait for its results would not come to what they
+            would have without the resume.
+
+    Raises:
+        ArgumentError: an argument is of a wrong type or out of range.
     """
 
     priority = "LOW"
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        journal: Tap | None = None,
+        checkpoints: str | PathLike[str] | None = None,
+        settle_every: int = 1,
+        validate_on_resume: bool = True,
+    ) -> None:
+        if journal is not None and not isinstance(journal, Tap):
+            raise ArgumentError(f"journal must be a Journal, such as Journal('run/journal'), got {journal!r:.80}")
+        if type(settle_every) is not int or settle_every < 1:
+            raise ArgumentError(f"settle_every must be a number of iterations above 0, got {settle_every!r:.80}")
         self._scope = ExitStack()
         self._training = False
+        self._journal = journal
+        self._folder = checkpoints
+        self._every = settle_every
+        self._resumed = _AfterResume() if validate_on_resume else None
+        self._ranks: Ranks | None = None
+        self._attached: Attachment | None = None
+        self._wanted: CheckpointRequested | None = None
 
     def before_run(self, runner: Any) -> None:
         """Enter the hub.
@@ -158,24 +203,44 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
                 "HubHook found mmengine's own MessageHub: call asynchub.integrations.mmengine.install() before the "
                 "Runner is built"
             )
+        if self._resumed is not None and self._resumed not in runner.hooks:
+            runner.register_hook(self._resumed)
         if not hub.entered:
             self._scope.enter_context(hub)
 
     def before_train(self, runner: Any) -> None:
-        """Heed a stop that was resumed."""
+        """Attach the journal, and heed a stop that was resumed.
+
+        Raises:
+            JournalError: the folder of the journal has another writer, or is of another run.
+        """
         self._training = True
+        hub = runner.message_hub
+        if self._journal is not None and self._attached is None and runner.rank == 0:
+            self._attached = hub.attach(self._journal)
+        if runner.world_size > 1:
+            self._ranks = Ranks(runner.rank == 0, _optimizers(runner))
+        hub.on_request(ParameterChangeRequested, lambda request: _change(runner, request))
+        hub.on_request(CheckpointRequested, self._want)
         self._settle(runner)
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """Settle."""
-        self._settle(runner)
+        """Settle; write a checkpoint that was asked for, unless the loop is one of epochs."""
+        if self.every_n_train_iters(runner, self._every):
+            self._settle(runner)
+        if self._wanted is not None and not _is_a(runner.train_loop, "EpochBasedTrainLoop"):
+            self._save(runner, f"iter_{runner.iter + 1}.pth", by_epoch=False)
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Settle."""
+        """Settle; write a checkpoint that was asked for."""
         self._settle(runner)
+        if self._wanted is not None and _is_a(runner.train_loop, "EpochBasedTrainLoop"):
+            self._save(runner, f"epoch_{runner.epoch + 1}.pth", by_epoch=True)
 
     def after_val_epoch(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Settle."""
+        if self._training:
+            runner.message_hub.update_info(VALIDATED_KEY, runner.iter)
         self._settle(runner)
 
     def after_train(self, runner: Any) -> None:
@@ -183,16 +248,102 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
         self._training = False
 
     def after_run(self, runner: Any) -> None:
-        """Leave the hub.
+        """Leave the hub, and end the journal.
 
         Raises:
             ControlFailedError: control subscribers failed on their last events.
             SubscribersFailedError: subscribers with ``on_error="raise"`` failed.
         """
-        self._scope.close()
+        try:
+            self._scope.close()
+        finally:
+            attached, self._attached = self._attached, None
+            if attached is not None:
+                attached.detach()
 
     def _settle(self, runner: Any) -> None:
         hub = runner.message_hub
-        hub.settle()
-        if self._training and hub.stop_requested:
+        if not self._training:
+            hub.settle()
+            return
+        settled = False
+        if self._ranks is not None:
+            self._ranks.watch()
+        try:
+            hub.settle()
+            settled = True
+        finally:
+            stop, wanted = hub.stop_requested, self._wanted is not None
+            if self._ranks is not None:
+                stop, wanted, settled = self._ranks.tell(stop, wanted, settled)
+        if not settled:
+            raise LifecycleError("the hub could not be settled on rank zero; what went wrong is said there")
+        if stop:
             runner.train_loop.stop_training = True
+        if wanted:
+            self._wanted = self._wanted or CheckpointRequested()
+        elif self._ranks is not None:
+            self._wanted = None
+
+    def _want(self, request: CheckpointRequested) -> None:
+        self._wanted = request
+
+    def _save(self, runner: Any, name: str, by_epoch: bool) -> None:
+        """Write a checkpoint, on all ranks."""
+        request, self._wanted = self._wanted, None
+        folder = Path(runner.work_dir, "requested") if self._folder is None else Path(self._folder)
+        start = time.perf_counter()
+        runner.save_checkpoint(str(folder), name, by_epoch=by_epoch)
+        if request is not None and runner.rank == 0:
+            took = time.perf_counter() - start
+            saved = CheckpointSaved(path=str(folder / name), seconds=took, reason=request.reason)
+            runner.message_hub.publish(saved)
+
+
+class _AfterResume(Hook):  # type: ignore[misc]
+    """Makes up for the validation that mmengine (0.10) leaves out when it goes on from the checkpoint before it.
+
+    It is the last of all hooks to hear that training begins, so that the others are ready for a validation.
+    """
+
+    priority = "LOWEST"
+
+    def before_train(self, runner: Any) -> None:
+        hub, loop = runner.message_hub, runner.train_loop
+        validated = hub.get_info(VALIDATED_KEY)
+        if validated is None:  # a new run, or a checkpoint that does not say
+            hub.update_info(VALIDATED_KEY, runner.iter)
+        elif validated < runner.iter and runner.val_loop is not None and not loop.stop_training and _is_due(loop):
+            step, hub.step = hub.step, runner.iter - 1  # that of the iteration which the checkpoint is of
+            runner.val_loop.run()
+            hub.step = step
+
+
+def _is_a(loop: Any, name: str) -> bool:
+    """Tell whether a loop is of that class of mmengine's, whose module is not to be imported before it is needed."""
+    return isinstance(loop, LOOPS.get(name))
+
+
+def _is_due(loop: Any) -> bool:
+    """Tell whether a loop of training would validate where it is now, if it had just got there."""
+    if _is_a(loop, "EpochBasedTrainLoop"):
+        now, last = loop.epoch, loop.max_epochs
+    elif _is_a(loop, "IterBasedTrainLoop"):
+        now, last = loop.iter, loop.max_iters
+    else:
+        return False
+    loop._decide_current_val_interval()
+    return bool(now >= loop.val_begin and (now % loop.val_interval == 0 or now == last))
+
+
+def _optimizers(runner: Any) -> list[Any]:
+    """Return the optimizers of torch that a runner has."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [one.optimizer for one in wrappers]
+
+
+def _change(runner: Any, request: ParameterChangeRequested) -> None:
+    """Set a parameter in all optimizers."""
+    for optimizer in _optimizers(runner):
+        change_parameter(optimizer.param_groups, request)

@@ -41,7 +41,6 @@ UNKNOWN = "-"
 """Stands for a number that is not known."""
 STARVED, BUSY, BLOCKED = ".", "#", "-"
 FULL, FREE = "#", "."
-LONGEST_NAME = 200
 
 
 class Span(NamedTuple):

@@ -6,6 +6,7 @@ The stages of a hub share a pipeline: the one that watches it when the first ite
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import Any, TypeVar, cast
@@ -102,3 +103,12 @@ class _AsyncChain(AsyncMonitored):
     def __aiter__(self) -> AsyncPull:
         pipeline, use = _pipeline_of(self._hub)
         return AsyncPull(pipeline.stage(self._name).meter, aiter(self._iterable), use)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that is not here may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

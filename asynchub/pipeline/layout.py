@@ -31,9 +31,11 @@ from asynchub.pipeline.cells import (
 from asynchub.pipeline.report import PipelineReport, Verdict
 from asynchub.pipeline.table import BAR_LEGEND, table_lines
 
-__all__ = ("bottleneck_in_words", "laid_out", "report_lines", "running_time")
+__all__ = ("LEAST", "bottleneck_in_words", "laid_out", "report_lines", "running_time")
 
 LABEL = "bottleneck: "
+LEAST = 40
+"""Columns that lines may be told to have at least."""
 ONE_LINE = 160
 """Columns from which a verdict and its figures stand in one line."""
 FIRST_BATCH, WIDE, SHORT, NARROW = 112, 96, 92, 76

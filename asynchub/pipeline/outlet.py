@@ -33,8 +33,8 @@ KEPT = 3600
 class Outlet:
     """Publishes what becomes known of a pipeline. What it records is not part of the hub's resumable state.
 
-    But for the times of a step, ``train/data_time`` and ``train/time``: programs record these as resumable, and one that
-    begins to must not find that they are not. From then on they are the program's.
+    But for the times of a step, ``train/data_time`` and ``train/time``: programs record these as resumable, and one
+    that begins to must not find that they are not. From then on they are the program's.
 
     Args:
         hub: where to.

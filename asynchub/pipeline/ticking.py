@@ -90,6 +90,10 @@ class Reporter:
             self._readings.clear()
             self._readings.append(self._parts.read())
 
+    def forked(self) -> None:
+        """Go on in a child process: a report may have been under way in a thread that is not there."""
+        self._lock = threading.Lock()
+
     def report(self, stalled: str, *, done: bool = False) -> PipelineReport:
         """Read all counters; return the report of the window that ends now.
 

@@ -22,8 +22,8 @@ import anyio.to_thread
 from asynchub.dataflow import PipelineRecovered, PipelineReported, PipelineStalled
 from asynchub.errors import ArgumentError
 from asynchub.events import Event
-from asynchub.pipeline.cells import Line, Span, cut_line, duration
-from asynchub.pipeline.layout import report_lines
+from asynchub.pipeline.cells import Line, Span, cut_line, duration, known
+from asynchub.pipeline.layout import LEAST, report_lines
 from asynchub.pipeline.news import LEVELS, Happened, News
 from asynchub.rich_live import Display, live_display
 from asynchub.subscription import Subscription
@@ -74,8 +74,6 @@ BLOCKS = {
 """What stands for the letters of a role where the terminal can show it."""
 SILENT = 5.0
 """Seconds without a report, and three times what is usual, from which that is said."""
-LEAST = 40
-"""Columns that a view may be told to use at least."""
 
 
 class PipelineView:
@@ -139,11 +137,11 @@ class PipelineView:
             CorruptStateError: one is not the report of a pipeline.
         """
         for event in events:
-            before = self._news.newest
+            before = self._newest_time()
             happened = self._news.take(event)
-            newest = self._news.newest
-            if before is not None and newest is not None and newest is not before:
-                self._usual = max(newest.time - before.time, 0.0)
+            newest = self._newest_time()
+            if before is not None and newest is not None and newest > before:
+                self._usual = newest - before
             if happened is not None and self._display is None:
                 self._print(happened)
         self.draw()
@@ -152,6 +150,9 @@ class PipelineView:
         """Draw it anew. Waits for the terminal."""
         if self._display is not None:
             self._display.refresh()
+
+    def _newest_time(self) -> float | None:
+        return None if self._news.newest is None else known(self._news.newest.time)
 
     @property
     def _console(self) -> Console:
@@ -200,10 +201,10 @@ class PipelineView:
 
     def _silence(self) -> Line:
         """Return that no report has come for long; empty if one has, or none is to come."""
-        newest = self._news.newest
+        newest = self._newest_time()
         if newest is None or self._news.ended:
             return ()
-        silent = time.time() - newest.time
+        silent = time.time() - newest
         if silent < max(SILENT, 3 * (self._usual or 0.0)):
             return ()
         return (Span(f"no report for {duration(silent)}: the program has ended, or is held up", "warn"),)

@@ -17,8 +17,8 @@ from typing import Any
 
 __all__ = ("DumpFile", "dumped")
 
-PATIENCE = 0.2
-"""Seconds that a worker may take to write its stack; it hardly ever takes more than one thousandth of that."""
+PATIENCE = 0.5
+"""Seconds that a worker may take to write its stack; where a processor is free it takes a thousandth of that."""
 LOOK_EVERY = 0.005
 LONGEST = 1 << 20
 """Bytes of a stack that are read at most."""

@@ -182,8 +182,11 @@ def _iterated(tally: WorkerTally, own: Any) -> Callable[[Any], Iterator[Any]]:
 class _Samples(Iterator[Any]):
     """The iterator of a dataset; in all but its time what it stands for."""
 
+    __slots__ = ("_due", "_iterator", "_measured", "_next", "_start", "_tally")
+
     def __init__(self, tally: WorkerTally, iterator: Iterator[Any]) -> None:
         self._tally = tally
+        self._measured = tally.samples.append
         self._iterator = iterator
         self._next = iterator.__next__
         self._start = self._due = 0
@@ -202,7 +205,7 @@ class _Samples(Iterator[Any]):
             tally.ended(DATASET, clock(), tally.samples, error=not isinstance(error, StopIteration))
             raise
         now = clock()
-        tally.samples.append(now - self._start)
+        self._measured(now - self._start)
         self._start = now
         if now > self._due:
             self._due = tally.flush(now)

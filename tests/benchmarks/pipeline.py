@@ -284,7 +284,7 @@ def batches(dataset: Dataset[Any], workers: int, watch: Callable[[Any], Any]) ->
 
 
 def loaders(mon: Pipeline, rough: bool) -> None:
-    rounds = 3 if rough else 41
+    rounds = 1 if rough else 41
     sizes = (400, 48) if rough else (8_000, 112)
     sets: dict[str, Dataset[Any]] = {"eight small tensors": Tiny(sizes[0])}
     optional(sets, "eight decoded JPEGs", lambda: Photographs(sizes[1]))
@@ -318,7 +318,7 @@ def sampled(dataset: Dataset[Any], watch: Callable[[Any], Any]) -> Callable[[], 
 
 
 def workers(mon: Pipeline, rough: bool) -> None:
-    samples, rounds = (5_000, 2) if rough else (50_000, 15)
+    samples, rounds = (5_000, 1) if rough else (50_000, 15)
     for name, dataset in {"of nothing": Nothing(samples), "of a few µs": Tiny(samples)}.items():
         contenders = {
             "bare": sampled(dataset, lambda loader: loader),
@@ -351,7 +351,7 @@ def spdl(mon: Pipeline, rough: bool) -> None:
         "StatsQueue": lambda: {"queue_class": library.StatsQueue, "task_hook_factory": none},
         "StatsQueue, TaskStatsHook": dict,  # what it does if not asked otherwise
     }
-    items, rounds = (200, 2) if rough else (5_000, 15)
+    items, rounds = (200, 1) if rough else (5_000, 15)
     runs = {name: per_item(functools.partial(run, arguments=one), items) for name, one in contenders.items()}
     show("SPDL, three stages that do nothing, per item", interleave(runs, rounds), {}, 1e6, "µs")
 

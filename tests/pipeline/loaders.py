@@ -137,7 +137,7 @@ class SlowWorker(Numbers):
 
 
 class Broken(Numbers):
-    """Raises, kills its process, or ends the program's patience, at one index."""
+    """Raises, or kills its process, at one index."""
 
     def __init__(self, size: int, at: int, what: str = "raise") -> None:
         super().__init__(size)
@@ -178,14 +178,8 @@ class Inspected(Numbers):
     def __getitem__(self, index: int) -> Any:
         info = get_worker_info()
         whole = info is not None and info.dataset is self and isinstance(self, Inspected)
-        copied, pickled = copy.copy(self), pickle.loads(pickle.dumps(self))
-        return (
-            whole,
-            type(self).__name__,
-            type(copied) is Inspected,
-            type(pickled) is Inspected,
-            copied.size == self.size,
-        )
+        copies = copy.copy(self), copy.deepcopy(self), pickle.loads(pickle.dumps(self))
+        return whole, type(self).__name__, [type(one) is Inspected and one.size == self.size for one in copies]
 
 
 class SlowCollate:

@@ -536,7 +536,8 @@ def test_what_is_monitored_has_its_length_its_attributes_and_its_truth(mon: Pipe
         assert len(watched) == 3
         assert watched.batch_size == 4
         assert bool(watched)
-        assert 2 in watched and 5 not in watched  # type: ignore[operator]
+        assert 2 in watched
+        assert 5 not in watched
         with pytest.raises(AttributeError):
             _ = watched.absent  # type: ignore[attr-defined]
     generator = (one for one in [1])

@@ -66,9 +66,7 @@ def test_the_wait_fraction_is_that_of_a_log_of_the_consumer(mon: Pipeline, wait:
 
 
 @pytest.mark.parametrize(("wait", "work"), [(0.01, 0.03), (0.03, 0.01)])
-async def test_the_wait_fraction_of_an_async_consumer_is_that_of_a_log(
-    mon: Pipeline, wait: float, work: float
-) -> None:
+async def test_the_wait_fraction_of_an_async_consumer_is_that_of_a_log(mon: Pipeline, wait: float, work: float) -> None:
     log, items = SideLog(), aiter(mon.consume(slow_later(10, wait)))
     while True:
         with log.span("wait"):
@@ -196,7 +194,7 @@ async def test_leaving_an_async_loop_by_cancelling_ends_the_waiting(mon: Pipelin
         assert scope.cancelled_caught
     counted = counts(mon)
     assert (counted.items, counted.waiting) == (0, 0)
-    assert 50 * MILLISECOND <= counted.wait
+    assert counted.wait >= 50 * MILLISECOND
     assert counted.busy == 0
 
 
@@ -217,7 +215,8 @@ def test_waiting_under_way_counts_while_it_lasts(mon: Pipeline) -> None:
     assert inside.wait(30)
     time.sleep(0.05)
     counted = counts(mon)
-    assert mon.parts.consumer is not None and mon.parts.consumer.waiting
+    assert mon.parts.consumer is not None
+    assert mon.parts.consumer.waiting
     leave.set()
     thread.join()
     assert counted.items == 1

@@ -135,7 +135,8 @@ def test_the_lag_of_a_loop_is_not_taken_for_that_of_another_that_has_ended() -> 
     old: Any = SimpleNamespace(loops={"ended": lags(*[500] * 90), "living": lags(*[1] * 10)})
     new: Any = SimpleNamespace(loops={"living": lags(*[1] * 10, *[20] * 10)})
     report = loop_report([new], old, 0)
-    assert report is not None and report.lag_ms_p95 == pytest.approx(20, rel=WITHIN)
+    assert report is not None
+    assert report.lag_ms_p95 == pytest.approx(20, rel=WITHIN)
     assert report.lag_ms_max == 20
 
 
@@ -236,7 +237,9 @@ class Run:
             assert low * (1 - WITHIN) <= value * MILLISECOND <= high * (1 + WITHIN)
 
     def check_consumer(self, report: ConsumerReport | None) -> None:
-        assert report is not None and report.wait_fraction is not None and report.wait_ms is not None
+        assert report is not None
+        assert report.wait_fraction is not None
+        assert report.wait_ms is not None
         waits = [self.inside("taking").sum(), self.outside("taking").sum()]
         works = [self.outside("work").sum(), self.inside("work").sum()]
         assert report.items == len(self.outside("work"))
@@ -535,12 +538,11 @@ async def test_the_wait_in_a_channel_by_littles_law_is_the_mean_time_that_items_
                 put[number] = time.perf_counter_ns()
                 await send.send(number)
 
-    async with mon:
-        async with anyio.create_task_group() as group, receive:
-            group.start_soon(produce)
-            async for number in receive:
-                sojourns.append(time.perf_counter_ns() - put[number])
-                await anyio.sleep(0.012)
+    async with mon, anyio.create_task_group() as group, receive:
+        group.start_soon(produce)
+        async for number in receive:
+            sojourns.append(time.perf_counter_ns() - put[number])
+            await anyio.sleep(0.012)
     [report] = mon.report().queues
     assert report.wait_ms == pytest.approx(np.mean(sojourns) / MILLISECOND, rel=0.1)
 

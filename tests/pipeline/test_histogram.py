@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_a_longer_duration_is_never_in_an_earlier_bucket(one: int, other: int) -
 def test_the_ranges_follow_each_other_without_a_gap_up_to_the_largest_int64() -> None:
     ranges = [bucket_range(number) for number in range(BUCKETS)]
     assert ranges[0][0] == 0
-    assert all(before[1] == after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
     assert ranges[-1][1] == 2**63
     assert bucket_of(2**63 - 1) == BUCKETS - 1
     assert [bucket_of(low) for low, _ in ranges] == list(range(BUCKETS))

@@ -313,8 +313,8 @@ reports = parts(
 )
 
 
-@settings(max_examples=150)
-@given(reports, st.integers(60, 220), st.booleans())
+@settings(max_examples=80)
+@given(reports, st.integers(40, 220), st.booleans())
 def test_no_line_of_any_report_is_wider_than_it_may_be(report: PipelineReport, width: int, steady: bool) -> None:
     for line in report_lines(report, width, steady=steady):
         text = text_of(line)
@@ -322,6 +322,7 @@ def test_no_line_of_any_report_is_wider_than_it_may_be(report: PipelineReport, w
         assert text.isprintable()
 
 
+@settings(max_examples=40)
 @given(reports)
 def test_nothing_that_is_unknown_becomes_a_zero(report: PipelineReport) -> None:
     unknown = dict.fromkeys(("throughput", "items", "busy", "starved", "blocked", "capacity", "errors", "age_s"))

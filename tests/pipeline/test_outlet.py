@@ -247,7 +247,7 @@ async def test_slow_items_are_told_of_once(mon: Pipeline) -> None:
     found = await published_by(mon, act, SlowItems)
     [event] = [one for one in found if isinstance(one, SlowItems)]
     assert (event.key, event.pipeline, event.stage, event.items) == ("data/slow_items", "data", "decode", 2)
-    assert 0.15 <= event.slowest
+    assert event.slowest >= 0.15
     assert 0.0005 <= event.median < 0.01
 
 
@@ -297,4 +297,5 @@ def test_a_report_costs_the_hub_no_more_keys_the_longer_it_runs(mon: Pipeline) -
         work()
         ticked(mon)
     assert set(mon.hub.log_scalars) == keys
-    assert mon.report().time <= time.time() and mon.report().elapsed <= clock() / 1e9
+    assert mon.report().time <= time.time()
+    assert mon.report().elapsed <= clock() / 1e9

@@ -97,7 +97,8 @@ def test_scalars_are_the_numbers_that_are_known(report: PipelineReport) -> None:
     found = list(report.scalars())
     for key, value in found:
         assert key.startswith(f"{report.pipeline}/")
-        assert type(value) in (int, float) and math.isfinite(value)
+        assert type(value) in (int, float)
+        assert math.isfinite(value)
     for stage in report.stages:
         keys = {key for key, _ in found if key.startswith(f"{report.pipeline}/{stage.name}/")}
         for name in ("starved", "blocked", "capacity", "bytes_per_s", "age_s"):
@@ -121,7 +122,8 @@ def test_a_report_of_an_earlier_version_lacks_what_was_not_known_then() -> None:
     report = PipelineReport.from_dict({"pipeline": "data", "stages": [stage]})
     assert report.stages[0].items == 3
     assert report.stages[0].starved is None
-    assert report.queues == () and report.consumer is None
+    assert report.queues == ()
+    assert report.consumer is None
     assert PipelineReport.from_dict({}) == PipelineReport()
 
 
@@ -181,4 +183,5 @@ async def test_reports_in_a_journal_come_back_as_they_were(tmp_path: Path) -> No
     assert [PipelineReport.from_dict(event.report) for event in found] == seen  # type: ignore[attr-defined]
     assert seen[-1].state == "done"
     assert seen[-1].stages[0].items == 1500
-    assert isinstance(str(seen[-1]), str) and "decode" in str(seen[-1])
+    assert isinstance(str(seen[-1]), str)
+    assert "decode" in str(seen[-1])

@@ -239,7 +239,7 @@ def test_the_loop_of_spdl_is_asked_how_late_it_is() -> None:
             await asyncio.sleep(0.01)
             return item
 
-        taken(built(mon, slow))
+        taken(built(mon, slow, source=range(15)))
         assert mon.report().loop is not None
 
 

@@ -221,7 +221,8 @@ def test_lambdas_builtins_classes_and_partials_are_counted(mon: Pipeline) -> Non
     assert stage("{}-{}".format)(1, 2) == "1-2"
     assert stage(functools.partial(plain_add, more=5))(1) == 6
     made = stage(Decoder)(3)  # type: ignore[operator]
-    assert type(made) is Decoder and made.factor == 3
+    assert type(made) is Decoder
+    assert made.factor == 3
     assert stage(Decoder(4))(2) == 8
     assert counts(mon).items == 6
 
@@ -284,13 +285,11 @@ def test_an_exception_is_the_same_object_one_frame_deeper(mon: Pipeline) -> None
 
     def depth(function: Callable[[], None]) -> int:
         error.__traceback__ = None
-        try:
+        with pytest.raises(Refused) as caught:
             function()
-        except Refused as caught:
-            assert caught is error
-            assert caught.__cause__ is None and caught.__context__ is None
-            return len(traceback.extract_tb(caught.__traceback__))
-        raise AssertionError
+        assert caught.value is error
+        assert (error.__cause__, error.__context__) == (None, None)
+        return len(traceback.extract_tb(error.__traceback__))
 
     without = depth(refuse)
     assert depth(mon.stage("it")(refuse)) == without + 1
@@ -305,12 +304,10 @@ async def test_an_exception_of_an_async_function_is_the_same_object_one_frame_de
 
     async def depth(function: Callable[[], Any]) -> int:
         error.__traceback__ = None
-        try:
+        with pytest.raises(Refused) as caught:
             await function()
-        except Refused as caught:
-            assert caught is error
-            return len(traceback.extract_tb(caught.__traceback__))
-        raise AssertionError
+        assert caught.value is error
+        return len(traceback.extract_tb(error.__traceback__))
 
     assert await depth(mon.stage("it")(refuse)) == await depth(refuse) + 1
     assert (counts(mon).items, counts(mon).errors) == (0, 1)
@@ -588,7 +585,8 @@ def test_the_time_of_a_generator_is_its_own_and_not_that_of_its_taker(mon: Pipel
     whole = time.perf_counter_ns() - start
     counted = counts(mon)
     assert 50_000_000 <= counted.busy <= whole - 150_000_000
-    assert counted.blocked is not None and counted.blocked >= 150_000_000
+    assert counted.blocked is not None
+    assert counted.blocked >= 150_000_000
 
 
 # --- nested
@@ -767,12 +765,15 @@ def test_what_is_found_under_its_name_is_pickled_as_that(function: Callable[...,
 def test_what_has_another_name_is_pickled_as_the_function_itself() -> None:
     assert pickle.loads(pickle.dumps(staged_plain)) is plain
     again = pickle.loads(pickle.dumps(staged_partial))
-    assert isinstance(again, functools.partial) and again.func is plain_add and again(1) == 6
+    assert isinstance(again, functools.partial)
+    assert again.func is plain_add
+    assert again(1) == 6
 
 
 def test_partials_and_bound_methods_of_stages_can_be_pickled() -> None:
     part = pickle.loads(pickle.dumps(functools.partial(triple, 5)))
-    assert part() == 15 and part.func is triple
+    assert part() == 15
+    assert part.func is triple
     method = pickle.loads(pickle.dumps(Decoder(7).method))
     assert method(2) == 14
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import anyio
-import anyio.abc
 import anyio.lowlevel
 import pytest
 import trio
@@ -239,31 +238,27 @@ def test_an_exception_that_was_thrown_in_is_not_held_in_a_cycle() -> None:
 # --- on event loops
 
 
-async def outcome(
-    run: Callable[[Any], Any], work: Scenario, disturb: Callable[[anyio.CancelScope], None] | None
-) -> Log:
-    """Return what is seen of some work on an event loop that is cancelled, or not."""
+async def outcome(run: Callable[[Any], Any], work: Scenario, cancelled: str) -> Log:
+    """Return what is seen of some work that is cancelled: "before" it begins, while it is "waiting", or "never"."""
     log: Log = []
-    with anyio.move_on_after(30) as scope:
+
+    async def task(inner: anyio.CancelScope) -> None:
+        try:
+            with inner:
+                if cancelled == "before":
+                    inner.cancel()
+                log.append(("returned", await run(work(log))))
+        except Told as error:
+            log.append(("raised", error.args))
+        log.append(("cancelled", inner.cancelled_caught))
+
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
-
-            async def task() -> None:
-                try:
-                    with anyio.CancelScope() as inner:
-                        if disturb is not None:
-                            group.start_soon(disturbing, inner)
-                        log.append(("returned", await run(work(log))))
-                    log.append(("cancelled", inner.cancelled_caught))
-                except Told as error:
-                    log.append(("raised", error.args))
-
-            async def disturbing(inner: anyio.CancelScope) -> None:
+            scope = anyio.CancelScope()
+            group.start_soon(task, scope)
+            if cancelled == "waiting":
                 await anyio.wait_all_tasks_blocked()
-                assert disturb is not None
-                disturb(inner)
-
-            group.start_soon(task)
-    log.append(("in time", not scope.cancelled_caught))
+                scope.cancel()
     return log
 
 
@@ -316,21 +311,24 @@ async def is_shielded(log: Log) -> str:
     return "never"
 
 
+ALL = [sleeps, waits_for_ever, turns_it_into_an_error, has_tasks_of_its_own, times_out, is_shielded]
+ENDLESS = [waits_for_ever, turns_it_into_an_error]
+
+
 @pytest.mark.parametrize(
-    "work",
-    [sleeps, waits_for_ever, turns_it_into_an_error, has_tasks_of_its_own, times_out, is_shielded],
-    ids=lambda work: work.__name__,
+    ("work", "cancelled"),
+    [
+        *((work, "never") for work in ALL if work not in ENDLESS),
+        *((work, "before") for work in ALL),
+        *((work, "waiting") for work in ENDLESS),
+    ],
 )
-@pytest.mark.parametrize("cancelled", [False, True])
 async def test_on_an_event_loop_it_is_cancelled_and_returns_and_raises_as_without(
-    work: Scenario, cancelled: bool
+    work: Scenario, cancelled: str
 ) -> None:
-    if work in (waits_for_ever, turns_it_into_an_error) and not cancelled:
-        return  # that would take for ever
-    disturb = (lambda scope: scope.cancel()) if cancelled else None
-    wanted = await outcome(plainly, work, disturb)
-    assert await outcome(stepped, work, disturb) == wanted
-    assert ("in time", True) in wanted
+    wanted = await outcome(plainly, work, cancelled)
+    assert await outcome(stepped, work, cancelled) == wanted
+    assert wanted[-1] == ("cancelled", cancelled != "never" and work is not turns_it_into_an_error)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)

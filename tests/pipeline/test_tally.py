@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -173,7 +174,7 @@ def test_counts_that_are_read_all_the_time_never_go_backwards() -> None:
         reader.join(120)
     assert counts(meter).items == 4 * CALLS
     assert len(readings) > 1
-    for before, after in zip(readings, readings[1:], strict=False):
+    for before, after in itertools.pairwise(readings):
         assert all(one <= other for one, other in zip(before, after, strict=True))
 
 
@@ -200,7 +201,7 @@ def test_a_reading_of_busy_time_is_never_off_by_more_than_one_call_of_each_threa
         ended.set()
 
     together([read, work])
-    behind = [before - after for before, after in zip(busy, busy[1:], strict=False)]
+    behind = [before - after for before, after in itertools.pairwise(busy)]
     assert max(behind) <= 1.5 * int(log["decode"].lengths.max())
     assert counts(meter).busy >= max(busy)
 

@@ -20,7 +20,7 @@ from asynchub.pipeline.report import PipelineReport, Verdict
 spdl = pytest.importorskip("spdl.pipeline")
 nodes = pytest.importorskip("torchdata.nodes")
 
-AT_LEAST, AT_MOST = 3.4, 15.0
+AT_LEAST, AT_MOST = 2.6, 15.0
 """Seconds: a verdict needs 2 s of window, and two windows that agree; other programs may have the machine for long."""
 ENDLESS = range(1_000_000)
 Make = Callable[[Pipeline], Any]
@@ -152,9 +152,17 @@ def test_spdl_a_slow_consumer_is_named() -> None:
 
 @pytest.mark.slow
 def test_spdl_of_two_stages_that_are_nearly_as_slow_the_slower_is_named_and_the_other_is_near() -> None:
-    # until the queue between them is full, the faster one is as busy: that is in no window that is judged
-    make = Spdl((0.065, 1), (0.07, 1))
-    found = watched(make, ("stage", "decode"), warmup=6.0, at_least=7.0)
+    def fetch(item: int) -> int:
+        if item > 10:  # until the queue after it is full, the faster one is as busy
+            time.sleep(0.066)
+        return item
+
+    def make(mon: Pipeline) -> Any:
+        builder = spdl.PipelineBuilder().add_source(ENDLESS).pipe(mon.stage("fetch")(fetch))
+        builder.pipe(mon.stage("decode")(work(0.07, "decode", spread=0.0)))
+        return Ended(builder.add_sink(3).build(num_threads=4, **mon.spdl()))
+
+    found = watched(make, ("stage", "decode"), at_least=4.0)
     assert found.blamed == ("stage", "decode"), str(found.report)
     assert found.verdict.near == ("fetch",)
     assert found.verdict.level != "high"
@@ -173,7 +181,8 @@ def test_spdl_a_slow_source_is_named() -> None:
 
 @pytest.mark.slow
 def test_spdl_after_the_limit_is_mended_the_next_one_limits_as_was_predicted() -> None:
-    before = watched(Spdl((0.6, 12), (0.075, 1)), ("stage", "decode"))
+    # what was fetched before the window makes the fetcher seem faster: not until the first calls are long past
+    before = watched(Spdl((0.6, 12), (0.075, 1)), ("stage", "decode"), window=4.0, at_least=6.0)
     assert before.blamed == ("stage", "decode"), str(before.report)
     after = watched(Spdl((0.6, 12), (0.075, 2)), ("stage", "fetch"), window=4.0, at_least=6.0)
     assert after.blamed == ("stage", "fetch"), str(after.report)
@@ -205,7 +214,7 @@ def check_order(make: Make, in_order: bool) -> None:
     expected = ("unsaturated", "order") if in_order else ("stage", "jitter")
     found = watched(make, expected)
     assert found.blamed == expected, str(found.report)
-    assert all((verdict.stage == "") == in_order for verdict in found.verdicts)
+    assert not any(verdict.stage if in_order else verdict.cause == "order" for verdict in found.verdicts)
 
 
 # --- torchdata.nodes
