@@ -23,7 +23,7 @@ def main():
         print(f"step {event.step:4}: {event.value:.3f}")
 
     tracker = HubTracker(hub)
-    accelerator = Accelerator(log_with=tracker, cpu=True)
+    accelerator = Accelerator(log_with=tracker)
     accelerator.init_trackers("digits", config={"lr": 0.01})
 
     torch.manual_seed(0)

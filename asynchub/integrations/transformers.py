@@ -147,7 +147,10 @@ class HubTrainerCallback(TrainerCallback, ExportableState):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         """Publish what is logged, and settle, if there is one process: a program may log on one rank alone."""
         if state.is_world_process_zero:
-            self._publish(logs or {}, state.global_step)
+            given, kept = logs or {}, dict(state.log_history[-1]) if state.log_history else {}
+            if given.items() <= kept.items():  # PrinterCallback takes something away from those after it
+                given = {key: value for key, value in kept.items() if key != "step" or key in given}
+            self._publish(given, state.global_step)
         return self._meet(state, control) if self._trains and self._ranks is None else control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

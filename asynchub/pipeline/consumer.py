@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import asynchub.pipeline.histogram as histogram
 from asynchub.loops import LoopHandle
 from asynchub.pipeline.clock import clock
+from asynchub.pipeline.histogram import Counts, empty
 from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import Track
 
@@ -40,7 +40,7 @@ class ConsumerCounters:
     items: int = 0
     wait: int = 0
     busy: int = 0
-    waits: histogram.Counts = field(default_factory=histogram.empty)
+    waits: Counts = field(default_factory=empty)
     total_wait: int = 0
     slowest: int = 0
     first: int = 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import SECOND
 from asynchub.pipeline.consumer import ConsumerCounters
+from asynchub.pipeline.histogram import Counts, quantiles
 from asynchub.pipeline.parts import Reading
 from asynchub.pipeline.queues import QueueCounters, QueueMeter
 from asynchub.pipeline.report import ConsumerReport, Latency, LoopReport, QueueReport, StageReport
@@ -28,7 +28,7 @@ __all__ = (
 MILLISECOND = SECOND / 1000
 
 
-def latency_ms(counts: histogram.Counts, total: int, slowest: int) -> Latency | None:
+def latency_ms(counts: Counts, total: int, slowest: int) -> Latency | None:
     """Return how long items took, in milliseconds; None if there were none.
 
     Args:
@@ -39,8 +39,8 @@ def latency_ms(counts: histogram.Counts, total: int, slowest: int) -> Latency | 
     number = int(counts.sum())
     if number <= 0:
         return None
-    p50, p95, p99 = histogram.quantiles(counts, 0.5, 0.95, 0.99)
-    longest = slowest or histogram.quantiles(counts, 1.0)[0]
+    p50, p95, p99 = quantiles(counts, 0.5, 0.95, 0.99)
+    longest = slowest or quantiles(counts, 1.0)[0]
     return Latency(
         mean=total / number / MILLISECOND,
         p50=min(p50, longest) / MILLISECOND,
@@ -175,7 +175,7 @@ def loop_report(readings: Sequence[Reading], old: Reading, at: int) -> LoopRepor
         slowest = max(one.loops[meter].slowest for one in readings if meter in one.loops)
         if int(lags.sum()) <= 0 and not waiting:
             continue
-        p95 = histogram.quantiles(lags, 0.95)[0]
+        p95 = quantiles(lags, 0.95)[0]
         p95 = waiting if math.isnan(p95) else max(p95, 0.0)
         report = LoopReport(lag_ms_p95=p95 / MILLISECOND, lag_ms_max=max(slowest, waiting) / MILLISECOND)
         if worst is None or (report.lag_ms_p95 or 0.0) > (worst.lag_ms_p95 or 0.0):

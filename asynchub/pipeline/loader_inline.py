@@ -78,44 +78,49 @@ class _Batched(_Standin):
         fetch = getattr(dataset, "__getitems__", None)
         self._fetch: Callable[[Sequence[Any]], Any] | None = fetch or None
         self._one_by_one = True
+        self._local = meter.local
 
     def __getitems__(self, indices: Sequence[Any]) -> Any:
-        meter = self._meter
-        tally = meter.tally()
-        track: Track = tally.track if tally.track.current_task is None else tally.track.of_task()
+        meter, dataset = self._meter, self._dataset
+        try:
+            tally = self._local.tally
+        except AttributeError:
+            tally = meter.tally()
+        track: Track = tally.track
+        if tally.track.current_task is not None:
+            track = tally.track.of_task()
         outer, nested_before, since_before = track.meter, track.nested, tally.since
         track.meter, track.nested = meter, 0
-        done = 0
         begun = start = tally.since = clock()
         try:
             if self._fetch is not None:
                 found = self._fetch(indices)
-                done = len(indices)
             elif self._one_by_one:
-                dataset, record, found = self._dataset, tally.record, []
+                record, found = tally.record, []
+                append = found.append
                 for index in indices:
-                    found.append(dataset[index])
+                    append(dataset[index])
                     now = clock()
                     record(now - start)
                     start = tally.since = now
             else:
-                dataset = self._dataset
                 found = [dataset[index] for index in indices]
-                done = len(found)
         except BaseException as error:
             tally.busy += clock() - start
             tally.errors += isinstance(error, Exception)
             raise
         finally:
             end = tally.last = clock()
-            if done:
-                tally.durations.extend(array("q", [(end - begun) // done]) * done)
             tally.since = since_before
-            tally.nested += track.nested
+            if track.nested:
+                tally.nested += track.nested
             track.meter, track.nested, track.last = outer, nested_before + end - begun, meter
             if outer is not meter.parent:
                 meter.parent = outer
-            if end > tally.due:
-                tally.drain()
-        self._one_by_one = end - begun >= TRIFLE * len(found)
+        number = len(indices)
+        if start == begun and number:
+            tally.durations.extend(array("q", ((end - begun) // number,)) * number)
+        self._one_by_one = end - begun >= TRIFLE * number
+        if end > tally.due:
+            tally.drain()
         return found

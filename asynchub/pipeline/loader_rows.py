@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from asynchub.pipeline.clock import SECOND, clock
+from asynchub.pipeline.histogram import empty
 from asynchub.pipeline.worker_dumps import DumpFile
 from asynchub.pipeline.worker_rows import (
     COLLATE,
@@ -141,7 +142,9 @@ class Generation:
 
     def latencies(self, part: Part) -> Row:
         """Return how long finished items took, of shape ``(960,)``."""
-        counts: Row = sum(buckets(read_row(row), part) for row in self._table[:-1])
+        counts = empty()
+        for row in self._table[:-1]:
+            counts += buckets(read_row(row), part)
         return counts
 
     def slowest(self, part: Part) -> int:
@@ -165,7 +168,7 @@ class Generation:
         left = {process.sentinel: number for number, process in enumerate(self._processes) if number not in self._ended}
         try:
             for sentinel in connection.wait(list(left), timeout=0):
-                self._ended[left[sentinel]] = now  # type: ignore[index]  # it is one of those that were given
+                self._ended[left[sentinel]] = now
         except (OSError, ValueError):  # torch closes them at this moment
             self._gone = self._gone or now
         if self.iterator is None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-import asynchub.pipeline.histogram as histogram
 from asynchub.loops import LoopHandle
 from asynchub.pipeline.clock import clock
+from asynchub.pipeline.histogram import Counts, bucket_of, empty
 
 __all__ = ("LoopCounters", "LoopMeter")
 
@@ -27,7 +27,7 @@ class LoopCounters:
         waiting: since when it has not come round; 0 if it has.
     """
 
-    lags: histogram.Counts = field(default_factory=histogram.empty)
+    lags: Counts = field(default_factory=empty)
     slowest: int = 0
     waiting: int = 0
 
@@ -42,7 +42,7 @@ class LoopMeter:
     def __init__(self, loop: LoopHandle) -> None:
         self.loop = loop
         self._since = 0
-        self._lags = histogram.empty()
+        self._lags = empty()
         self._slowest = 0
         self._lock = threading.Lock()
 
@@ -71,7 +71,7 @@ class LoopMeter:
             return
         lag = clock() - since
         with self._lock:
-            self._lags[histogram.bucket_of(lag)] += 1
+            self._lags[bucket_of(lag)] += 1
             self._slowest = max(self._slowest, lag)
         self._since = 0
 

@@ -20,7 +20,7 @@ from asynchub.errors import ArgumentError
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.tally import Meter
 
-__all__ = ("QueueCounters", "QueueMeter", "Waits", "depth_reader")
+__all__ = ("QueueCounters", "QueueMeter", "Spans", "depth_reader")
 
 logger = logging.getLogger("asynchub")
 
@@ -56,8 +56,8 @@ class QueueCounters:
     capacity: int | None = None
 
 
-class Waits:
-    """How long several have waited, all together, those that wait still included.
+class Spans:
+    """How long several have waited, or worked, all together: those that still do included.
 
     One thread begins and ends; any may read.
     """
@@ -66,7 +66,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._state = (0, 0, 0)
-        """Time of those that have ended, how many wait, and the sum of when they began: in one, so read as one."""
+        """Time of those that have ended, how many have not, and the sum of when they began: in one, so read as one."""
 
     def begin(self) -> int:
         """Count one that begins now; return when that is."""

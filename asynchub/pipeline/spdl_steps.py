@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.parts import Parts
-from asynchub.pipeline.queues import QueueMeter, Waits
+from asynchub.pipeline.queues import QueueMeter, Spans
 from asynchub.pipeline.stages import Stage
 from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import thread_track
@@ -133,7 +133,7 @@ class SpdlStep(TaskHook):
         self.passage = passage
         self.meter: Meter | None = None
         self.concurrency = info.concurrency or 1
-        self.calls = Waits()
+        self.calls = Spans()
         self.ordered: bool | None = False
         self._inside: bool | None = None
         self._before = 0
@@ -306,7 +306,7 @@ class Passage(QueueMeter):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, self._depth, measure=self._measured)
-        self.puts, self.gets = Waits(), Waits()
+        self.puts, self.gets = Spans(), Spans()
         self.items = self.marks = 0
         self._occupied = (0, 0)
         """Nanoseconds in which there was something in it, and since when there is; 0 if there is not."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import SECOND
 from asynchub.pipeline.consumer import Consumer
+from asynchub.pipeline.histogram import bucket_of, quantiles
 from asynchub.pipeline.parts import Blame, Parts
 from asynchub.pipeline.stacks import awaited, coroutine_stack, depth_in, frames_of, thread_stack
 from asynchub.pipeline.tally import Meter
@@ -88,15 +88,15 @@ class Stalls:
         waits = consumer.meter.latencies()
         seen = int(waits.sum())
         if consumer.first_item and seen:  # the first starts workers and fills queues: it does not tell of the others
-            waits[histogram.bucket_of(consumer.first_item - consumer.first)] -= 1
+            waits[bucket_of(consumer.first_item - consumer.first)] -= 1
             waits = np.maximum(waits, 0)  # an iteration without items may have come before it
         known = int(waits.sum())
         stalls = min(self._stalls, int(MOST_STALLS * known))
         waits = np.diff(np.minimum(np.cumsum(waits), known - stalls), prepend=0)  # the longest are left out
         if known < MIN_SAMPLES:
-            longest = histogram.quantiles(waits, 1.0)[0] if known else 0.0
+            longest = quantiles(waits, 1.0)[0] if known else 0.0
             return max(PATIENCE * self._after, TIMES * longest), seen
-        return TIMES * histogram.quantiles(waits, 0.99)[0], seen
+        return TIMES * quantiles(waits, 0.99)[0], seen
 
     def _blamed(self, now: int, consumer: Consumer) -> Blame:
         for loop in self._parts.loops:

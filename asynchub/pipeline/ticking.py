@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import asynchub.pipeline.histogram as histogram
 from asynchub.pipeline.clock import SECOND, clock
 from asynchub.pipeline.consumer import ConsumerCounters
 from asynchub.pipeline.figures import consumer_report, facts, loop_report, queue_report, stage_report
+from asynchub.pipeline.histogram import bucket_of
 from asynchub.pipeline.parts import Parts, Reading
 from asynchub.pipeline.queues import QueueCounters
 from asynchub.pipeline.report import PipelineReport, State, WorkerReport
@@ -186,7 +186,7 @@ def _slow(report: PipelineReport, new: Reading, old: Reading) -> Iterator[Slow]:
             continue
         limit = max(SLOW_TIMES * stage.latency_ms.p50, SLOW_MILLISECONDS)
         counted = new.stages[stage.name]
-        above = histogram.bucket_of(int(limit * SECOND / 1000)) + 1
+        above = bucket_of(int(limit * SECOND / 1000)) + 1
         items = int((counted.latencies - old.stages[stage.name].latencies)[above:].sum())
         if items > 0:
             yield Slow(stage.name, items, counted.slowest / SECOND, stage.latency_ms.p50 / 1000)

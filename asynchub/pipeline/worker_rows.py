@@ -76,8 +76,8 @@ class Part(NamedTuple):
     buckets: int
 
 
-DATASET = Part(*range(8, 15), 32)
-COLLATE = Part(*range(16, 23), 32 + BUCKETS)
+DATASET = Part(8, 9, 10, 11, 12, 13, 14, 32)
+COLLATE = Part(16, 17, 18, 19, 20, 21, 22, 32 + BUCKETS)
 SAMPLES, BATCHES = DATASET.items, COLLATE.items
 ROW = 64 + 2 * BUCKETS
 """Numbers in a row: 15.5 KiB, whole cache lines, so that no worker writes to one of another's."""

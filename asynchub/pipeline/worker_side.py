@@ -10,7 +10,8 @@ Limits: a dataset whose class cannot be changed (a list, say) is not timed, its 
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from types import GeneratorType
 from typing import Any, Self
 
 from torch.utils.data import IterDataPipe, MapDataPipe, get_worker_info
@@ -84,7 +85,8 @@ def time_dataset(dataset: Any, tally: WorkerTally, *, iterable: bool, batched: b
     """Have a dataset timed: make it an instance of a subclass of its class. Return whether that can be done."""
     if isinstance(dataset, IterDataPipe | MapDataPipe):  # those keep account of who iterates over them
         return False
-    own = type(dataset)
+    own: Any = type(dataset)
+    kind: Any = type(own)  # a class may be made by one of its own
     methods: dict[str, Any]
     if iterable:
         methods = {"__iter__": _iterated(tally, own)}
@@ -102,7 +104,7 @@ def time_dataset(dataset: Any, tally: WorkerTally, *, iterable: bool, batched: b
         "__reduce_ex__": _reduced_as(own),
     }
     try:
-        dataset.__class__ = type(own)(own.__name__, (own,), methods)
+        dataset.__class__ = kind(own.__name__, (own,), methods)
     except Exception:  # of a class that is built in, is final, or refuses in a way of its own
         return False
     return True
@@ -174,13 +176,38 @@ def _item_by_item(tally: WorkerTally, own: Any) -> Callable[[Any, Any], Any]:
 
 def _iterated(tally: WorkerTally, own: Any) -> Callable[[Any], Iterator[Any]]:
     def __iter__(self: Any) -> Iterator[Any]:
-        return _Samples(tally, own.__iter__(self))
+        iterator = own.__iter__(self)
+        return _generated(tally, iterator) if isinstance(iterator, GeneratorType) else _Samples(tally, iterator)
 
     return __iter__
 
 
+def _generated(tally: WorkerTally, generator: Generator[Any, Any, Any]) -> Iterator[Any]:
+    """Yield what a generator does, which costs less than ``_Samples``; like that, it has ended once it has raised."""
+    measured = tally.samples.append
+    start = tally.begins(FETCHING)
+    due = start + FLUSH_AFTER
+    try:
+        for item in generator:
+            now = clock()
+            measured(now - start)
+            if now > due:
+                due = tally.flush(now)
+            yield item
+            start = now if tally.state == FETCHING else tally.begins(FETCHING)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        tally.ended(DATASET, clock(), tally.samples, error=True)
+        raise
+    else:
+        tally.ended(DATASET, clock(), tally.samples)
+    finally:
+        generator.close()
+
+
 class _Samples(Iterator[Any]):
-    """The iterator of a dataset; in all but its time what it stands for."""
+    """The iterator of a dataset; in all but its time what it stands for: it may go on once it has raised."""
 
     __slots__ = ("_due", "_iterator", "_measured", "_next", "_start", "_tally")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from ast import literal_eval
@@ -340,12 +341,14 @@ def rank(folder: Path, number: int) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stop_together_with_the_same_parameters_and_the_main_one_alone_publishes(tmp_path: Path) -> None:
-    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29518", "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     both = [process(tmp_path, "rank", RANK=str(n), LOCAL_RANK=str(n), **addresses) for n in range(2)]
-    for one in both:
-        with one:
-            _, errors = one.communicate(timeout=200)
-        assert one.returncode == 0, errors
+    with both[0], both[1]:
+        errors = [one.communicate(timeout=200)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], errors
     zero, other = (literal_eval((tmp_path / f"rank{number}").read_text()) for number in range(2))
     assert zero[:4] == other[:4]
     assert zero[0] == 3 * LENGTH

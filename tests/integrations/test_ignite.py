@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from ast import literal_eval
@@ -535,7 +536,10 @@ def ranks(local_rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_stop_together_with_the_same_parameters_and_rank_zero_alone_publishes(tmp_path: Path) -> None:
-    with idist.Parallel(backend="gloo", nproc_per_node=2, master_port=29_517) as parallel:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with idist.Parallel(backend="gloo", nproc_per_node=2, master_port=port) as parallel:
         parallel.run(ranks, tmp_path)
     zero, one = (literal_eval((tmp_path / f"rank{rank}").read_text()) for rank in range(2))
     assert zero[:4] == one[:4]

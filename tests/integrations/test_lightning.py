@@ -407,6 +407,30 @@ def test_a_rule_may_set_the_learning_rate_itself(tmp_path: Path) -> None:
     assert run.optimizers[0].param_groups[0]["lr"] == 0.3 * 0.5**3
 
 
+def test_the_schedule_goes_on_from_a_learning_rate_that_was_set(tmp_path: Path) -> None:
+    class Scheduled(Classifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    class Rates(Callback):
+        def __init__(self, hub: MessageHub | None) -> None:
+            self.rates, self.hub = [], hub
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            if index == 3 and self.hub is not None:
+                self.hub.request(ParameterChangeRequested(name="lr", value=0.03))
+
+    hub, plain = MessageHub("scheduled"), Rates(None)
+    trainer(tmp_path, plain, max_epochs=1).fit(Scheduled())
+    changed = Rates(hub)
+    fitted(tmp_path, hub, changed, module=Scheduled(), max_epochs=1)
+    factor = 0.03 / plain.rates[4]
+    assert changed.rates == pytest.approx([*plain.rates[:4], *(rate * factor for rate in plain.rates[4:])])
+
+
 def test_a_checkpoint_that_is_asked_for_is_written_and_can_be_resumed(tmp_path: Path) -> None:
     hub, seen = MessageHub("asked"), Seen()
     hub.attach(seen, CheckpointSaved)
@@ -555,7 +579,7 @@ def test_a_run_killed_and_resumed_has_the_series_of_one_that_was_not(tmp_path: P
     assert series(asynchub.recover(tmp_path)) == series(hub)
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 calls it
 def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_run_if_its_data_loader_is(tmp_path: Path) -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
 

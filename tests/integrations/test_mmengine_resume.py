@@ -99,6 +99,7 @@ class Kill(Hook):  # type: ignore[misc]
 
 def runner(folder: Path, *hooks: Hook, by_epoch: bool = True, epochs: int = 8, **options: Any) -> Runner:
     torch.manual_seed(0)
+    checkpoint = {"type": "CheckpointHook", "interval": 1 if by_epoch else LENGTH, "by_epoch": by_epoch}
     train: dict[str, Any] = {"by_epoch": True, "max_epochs": epochs}
     if not by_epoch:
         train = {"by_epoch": False, "max_iters": epochs * LENGTH, "val_interval": LENGTH}
@@ -112,7 +113,7 @@ def runner(folder: Path, *hooks: Hook, by_epoch: bool = True, epochs: int = 8, *
             "train_cfg": train,
             "val_cfg": {},
             "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.5, "momentum": 0.9}},
-            "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": 1 if by_epoch else LENGTH}},
+            "default_hooks": {"checkpoint": checkpoint},
             "custom_hooks": list(hooks),
             "log_processor": {"by_epoch": by_epoch},
             "log_level": "ERROR",
@@ -302,7 +303,10 @@ def rank(folder: Path) -> None:
     number = int(os.environ["RANK"])
     ask = Ask(2, ParameterChangeRequested(name="momentum", value=0.5), CheckpointRequested())
     hook = HubHook(journal=Journal(folder / "journal"))
-    run = runner(folder, hook, *[ask] * (number == 0), launcher="pytorch", env_cfg={"dist_cfg": {"backend": "gloo"}})
+    torch.distributed.init_process_group("gloo")  # mmengine itself would ask for a GPU
+    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None}
+    cfg = {"model_wrapper_cfg": wrapper}
+    run = runner(folder, hook, *[ask] * (number == 0), launcher="pytorch", cfg=cfg)
     hub, accuracy = run.message_hub, "val/accuracy"
     if number == 0:
         optimizer = run.build_optim_wrapper(run.optim_wrapper)
@@ -332,10 +336,9 @@ def test_two_ranks_stop_together_with_the_same_parameters(tmp_path: Path) -> Non
         )
         for number in range(2)
     ]
-    for one in both:
-        with one:
-            _, errors = one.communicate(timeout=200)
-        assert one.returncode == 0, errors
+    with both[0], both[1]:
+        errors = [one.communicate(timeout=200)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], errors
     zero, other = (literal_eval((tmp_path / f"rank{number}").read_text()) for number in range(2))
     assert zero == other
     assert zero[0] == 3

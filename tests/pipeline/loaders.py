@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate, get_work
 __all__ = (
     "Batches",
     "Broken",
+    "Bumpy",
     "Delegating",
     "Hanging",
     "Inspected",
@@ -120,6 +121,27 @@ class Stream(IterableDataset[Any]):
             if self.seconds:
                 time.sleep(self.seconds)
             yield number, torch.rand(2)
+
+
+class Bumpy(IterableDataset[Any]):
+    """Raises where a number can be divided by seven, and goes on after that."""
+
+    def __init__(self, size: int = 40) -> None:
+        self.size = size
+
+    def __iter__(self) -> Iterator[Any]:
+        return _Bumpy(self.size)
+
+
+class _Bumpy(Iterator[int]):
+    def __init__(self, size: int) -> None:
+        self.numbers = iter(range(1, size + 1))
+
+    def __next__(self) -> int:
+        number = next(self.numbers)
+        if number % 7 == 0:
+            raise LookupError(f"no number {number}")
+        return number
 
 
 class SlowWorker(Numbers):

@@ -9,14 +9,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 
 from asynchub.hub import MessageHub
 from asynchub.pipeline.monitor import Pipeline
 
-__all__ = ("SideLog", "Spans", "burn", "meter_of", "pipeline", "switching_often", "together")
+__all__ = ("TIMED_ON", "SideLog", "Spans", "burn", "meter_of", "pipeline", "switching_often", "together")
 
-WITHIN = 0.032
-"""How far a quantile may be from the order statistic."""
+TIMED_ON = pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=pytest.mark.slow),
+        pytest.param(("trio", {}), id="trio", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
+"""For tests that are slow because they work, not because of the loop: the other loops have them with `-m slow`."""
 
 
 class Spans:

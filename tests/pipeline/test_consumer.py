@@ -15,7 +15,7 @@ from asynchub.hub import MessageHub
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.consumer import ConsumerCounters
 from asynchub.pipeline.monitor import Pipeline
-from tests.pipeline.side_log import SideLog, pipeline, together
+from tests.pipeline.side_log import TIMED_ON, SideLog, pipeline, together
 
 MILLISECOND = 1_000_000
 
@@ -48,7 +48,7 @@ async def slow_later(number: int, seconds: float) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize(("wait", "work"), [(0.01, 0.03), (0.03, 0.01), (0.0, 0.02), (0.02, 0.0)])
 def test_the_wait_fraction_is_that_of_a_log_of_the_consumer(mon: Pipeline, wait: float, work: float) -> None:
-    log, items = SideLog(), iter(mon.consume(slow(10, wait)))
+    log, items = SideLog(), iter(mon.consume(slow(7, wait)))
     while True:
         with log.span("wait"):
             item = next(items, None)
@@ -58,16 +58,16 @@ def test_the_wait_fraction_is_that_of_a_log_of_the_consumer(mon: Pipeline, wait:
             time.sleep(work)
     counted = counts(mon)
     waited, worked = log["wait"].total, log["work"].total
-    assert counted.items == 10
-    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.01)
-    assert counted.total_wait == int(counted.wait) - (counted.wait - counted.total_wait)
-    assert int(counted.waits.sum()) == 10
+    assert counted.items == 7
+    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.02)
+    assert int(counted.waits.sum()) == 7
     assert counted.slowest <= log["wait"].lengths.max()
 
 
-@pytest.mark.parametrize(("wait", "work"), [(0.01, 0.03), (0.03, 0.01)])
+@pytest.mark.parametrize(("wait", "work"), [(0.03, 0.01)])
+@TIMED_ON
 async def test_the_wait_fraction_of_an_async_consumer_is_that_of_a_log(mon: Pipeline, wait: float, work: float) -> None:
-    log, items = SideLog(), aiter(mon.consume(slow_later(10, wait)))
+    log, items = SideLog(), aiter(mon.consume(slow_later(7, wait)))
     while True:
         with log.span("wait"):
             item = await anext(items, None)
@@ -77,17 +77,18 @@ async def test_the_wait_fraction_of_an_async_consumer_is_that_of_a_log(mon: Pipe
             await anyio.sleep(work)
     counted = counts(mon)
     waited, worked = log["wait"].total, log["work"].total
-    assert counted.items == 10
-    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.01)
+    assert counted.items == 7
+    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.02)
 
 
+@TIMED_ON
 async def test_who_waits_at_a_channel_waits_once(mon: Pipeline) -> None:
     log = SideLog()
     send, receive = mon.channel("decoded", 2)
 
     async def produce() -> None:
         async with send:
-            for number in range(12):
+            for number in range(6):
                 await anyio.sleep(0.03)
                 await send.send(number)
 
@@ -103,9 +104,9 @@ async def test_who_waits_at_a_channel_waits_once(mon: Pipeline) -> None:
                 await anyio.sleep(0.01)
     counted = counts(mon)
     waited, worked = log["wait"].total, log["work"].total
-    assert counted.items == 12
+    assert counted.items == 6
     assert counted.wait == pytest.approx(waited, rel=0.05)
-    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.01)
+    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.02)
 
 
 # --- what is no work on an item
@@ -185,6 +186,7 @@ def test_leaving_the_loop_ends_the_work_on_the_item(mon: Pipeline, how: str) -> 
     assert counted.busy <= whole - 100 * MILLISECOND
 
 
+@TIMED_ON
 async def test_leaving_an_async_loop_by_cancelling_ends_the_waiting(mon: Pipeline) -> None:
     for _ in range(2):
         items = slow_later(10, 10.0)
@@ -292,19 +294,30 @@ def test_consuming_inside_of_a_consumed_item_counts_both(mon: Pipeline) -> None:
     assert counted.total_wait >= 90 * MILLISECOND
 
 
+@TIMED_ON
 async def test_tasks_that_consume_together_keep_their_times(mon: Pipeline) -> None:
+    log = SideLog()
+
     async def run(wait: float, work: float) -> None:
-        async for _ in mon.consume(slow_later(6, wait)):
-            await anyio.sleep(work)
+        items = aiter(mon.consume(slow_later(4, wait)))
+        while True:
+            with log.span("wait"):
+                item = await anext(items, None)
+            if item is None:
+                break
+            with log.span("work"):
+                await anyio.sleep(work)
 
     async with anyio.create_task_group() as group:
         group.start_soon(run, 0.01, 0.03)
         group.start_soon(run, 0.03, 0.01)
     counted = counts(mon)
-    assert counted.items == 12
-    assert fraction(counted) == pytest.approx(0.5, abs=0.05)
+    waited, worked = log["wait"].total, log["work"].total
+    assert counted.items == 8
+    assert fraction(counted) == pytest.approx(waited / (waited + worked), abs=0.02)
 
 
+@TIMED_ON
 async def test_stages_that_work_while_the_consumer_asks_are_its_waiting(mon: Pipeline) -> None:
     @mon.stage("decode")
     async def decode(number: int) -> int:

@@ -27,7 +27,7 @@ from asynchub.pipeline.queues import QueueCounters, QueueMeter
 from asynchub.pipeline.report import ConsumerReport, PipelineReport, StageReport
 from asynchub.pipeline.tally import Counters, Meter
 from asynchub.pipeline.ticking import Reporter
-from tests.pipeline.side_log import SideLog, burn, pipeline
+from tests.pipeline.side_log import TIMED_ON, SideLog, burn, pipeline
 
 MILLISECOND = 1_000_000
 WITHIN = 0.032
@@ -515,11 +515,13 @@ def test_figures_of_many_items_of_a_chain_are_those_of_the_log(rng: np.random.Ge
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"], indirect=True)
 async def test_figures_of_many_items_of_tasks_are_those_of_the_log(rng: np.random.Generator) -> None:
     check(await run_channels(7000, rng))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"], indirect=True)
 async def test_the_wait_in_a_channel_by_littles_law_is_the_mean_time_that_items_are_in_it(
     rng: np.random.Generator,
 ) -> None:
@@ -580,6 +582,7 @@ def test_the_wait_in_a_watched_queue_by_littles_law_is_the_mean_time_that_items_
     assert report.wait_ms == pytest.approx(np.mean(sojourns) / MILLISECOND, rel=0.1)
 
 
+@TIMED_ON
 async def test_an_async_chain_is_timed_like_a_plain_one() -> None:
     mon, log = pipeline(), SideLog()
 

@@ -27,7 +27,7 @@ def counts_of(durations: list[int] | np.ndarray) -> np.ndarray:
     return np.bincount(indices(np.asarray(durations, np.int64)), minlength=BUCKETS)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(DURATIONS, min_size=1, max_size=50))
 def test_plain_python_and_numpy_find_the_same_bucket(durations: list[int]) -> None:
     assert indices(np.array(durations, np.int64)).tolist() == [bucket_of(one) for one in durations]
@@ -70,7 +70,7 @@ def test_what_is_below_zero_counts_as_zero_and_what_is_too_long_as_the_longest()
     assert bucket_of(2**70) == BUCKETS - 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(DURATIONS, min_size=1, max_size=400), st.lists(st.floats(0, 1), max_size=5))
 def test_quantiles_are_the_order_statistics_of_numpy_within_the_promised_distance(
     durations: list[int], more: list[float]
@@ -101,7 +101,7 @@ def test_nothing_has_no_quantiles() -> None:
     assert all(math.isnan(one) for one in quantiles(empty(), 0.5, 0.99))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(st.lists(st.lists(DURATIONS, max_size=40), min_size=1, max_size=6))
 def test_merged_counts_are_exactly_those_of_the_union(parts: list[list[int]]) -> None:
     merged = empty()
@@ -112,6 +112,7 @@ def test_merged_counts_are_exactly_those_of_the_union(parts: list[list[int]]) ->
     assert int(merged.sum()) == len(union)
 
 
+@settings(max_examples=40)
 @given(st.lists(DURATIONS, max_size=40), st.lists(DURATIONS, max_size=40))
 def test_what_is_taken_from_a_sum_leaves_the_other_part(before: list[int], after: list[int]) -> None:
     assert (counts_of(before + after) - counts_of(before)).tolist() == counts_of(after).tolist()

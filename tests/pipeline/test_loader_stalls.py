@@ -77,3 +77,18 @@ def test_a_worker_that_hangs_is_named(tmp_path: Path, dump: bool) -> None:
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_a_worker_that_hangs_is_named_however_it_was_started(tmp_path: Path, start: str) -> None:
     check_stall(tmp_path, dump=True, persistent=True, multiprocessing_context=start)
+
+
+def test_where_any_batch_would_do_the_worker_that_is_at_it_for_the_longest_is_named(tmp_path: Path) -> None:
+    release = tmp_path / "released"
+    with listening("stall", stall_after=0.3) as (mon, heard):
+        loader = mon.dataloader(DataLoader(Hanging(30, 15, release), batch_size=1, num_workers=2, in_order=False))
+        watch = threading.Thread(target=_release_when_heard, args=(heard, release), daemon=True)
+        watch.start()
+        found = [index for batch in mon.consume(loader) for index in batch.tolist()]
+        watch.join()
+    assert sorted(found) == list(range(30))
+    assert found[-1] >= 15  # only what the hanging worker was to do came after
+    stall = heard.stall
+    assert stall.reason.startswith(f"waiting for batch 15 of worker {stall.worker} (pid {stall.pid});")
+    assert stall.state == "dataset"

@@ -97,14 +97,13 @@ def check(case: str, **how: Any) -> None:
         assert slow.p95_ms > 3 * fast.p95_ms
 
 
-@pytest.mark.parametrize("case", ["samples", "worker"])
-def test_the_verdict_is_right(case: str) -> None:
-    check(case)
+def test_the_verdict_on_one_slow_worker_is_right() -> None:
+    check("worker")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("samples", "worker")])
-def test_the_verdict_is_right_of_others_too(case: str) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if case != "worker"])
+def test_the_verdict_is_right(case: str) -> None:
     check(case, persistent_workers=True)
 
 

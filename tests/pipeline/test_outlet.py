@@ -15,7 +15,7 @@ from asynchub.hub import MessageHub
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.monitor import Pipeline
 from asynchub.pipeline.outlet import KEPT
-from tests.pipeline.side_log import burn, pipeline
+from tests.pipeline.side_log import TIMED_ON, burn, pipeline
 
 STAGE = {"throughput", "items", "busy", "in_flight", "concurrency", "errors", "retries", "drops"}
 LATENCY = {f"latency_ms.{name}" for name in ("mean", "p50", "p95", "p99", "max")}
@@ -63,6 +63,7 @@ def test_a_known_pipeline_has_exactly_these_keys(mon: Pipeline) -> None:
     assert set(mon.hub.runtime_info) == {"data/state"}
 
 
+@TIMED_ON
 async def test_a_loop_has_its_lag() -> None:
     async with pipeline(interval=0.1) as mon:
         await mon.stage("fetch")(anyio.sleep)(0.25)
@@ -232,6 +233,7 @@ async def published_by(monitor: Pipeline, act: Callable[[], object], *wanted: An
     raise AssertionError
 
 
+@TIMED_ON
 async def test_slow_items_are_told_of_once(mon: Pipeline) -> None:
     work = mon.stage("decode")(time.sleep)
 
@@ -251,13 +253,14 @@ async def test_slow_items_are_told_of_once(mon: Pipeline) -> None:
     assert 0.0005 <= event.median < 0.01
 
 
+@TIMED_ON
 async def test_items_that_are_all_alike_are_never_slow(mon: Pipeline) -> None:
     work = mon.stage("decode")(time.sleep)
 
     def act() -> None:
-        for _ in range(3):
-            for _ in range(3):
-                work(0.06)
+        for _ in range(2):
+            for _ in range(2):
+                work(0.055)
             ticked(mon)
 
     assert await published_by(mon, act, SlowItems) == []

