@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-import asynchub.pipeline.histogram as histogram
 from asynchub.loops import LoopHandle
 from asynchub.pipeline.clock import SECOND, clock
+from asynchub.pipeline.histogram import BUCKETS, Counts, empty, indices
 from asynchub.pipeline.tracks import ThreadTrack, Track, thread_track
 
 __all__ = ("Counters", "Meter", "Tally")
@@ -65,7 +65,7 @@ class Counters:
     outside: int = 0
     outside_items: int = 0
     total: int = 0
-    latencies: histogram.Counts = field(default_factory=histogram.empty)
+    latencies: Counts = field(default_factory=empty)
     slowest: int = 0
     under_way: int = 0
     in_flight: int = 0
@@ -134,7 +134,7 @@ class Tally:
         self.open: dict[int, tuple[int, Any]] = {}
         self.durations = array("q")
         self.record = self.durations.append
-        self.latencies = histogram.empty()
+        self.latencies = empty()
         self.total = self.slowest = 0
         self.long = False
         self.track = thread_track()
@@ -164,7 +164,7 @@ class Tally:
                 return
             taken = np.frombuffer(durations[:number], np.int64)
             del durations[:number]  # the thread only appends, and no slice of an array lets it in between
-            self.latencies += np.bincount(histogram.indices(taken), minlength=histogram.BUCKETS)
+            self.latencies += np.bincount(indices(taken), minlength=BUCKETS)
             self.total += int(taken.sum())
             self.drained += number
             self.slowest = max(self.slowest, int(taken.max()))
@@ -317,9 +317,9 @@ class Meter:
         with self._lock:
             return list(self._iterators)
 
-    def latencies(self) -> histogram.Counts:
+    def latencies(self) -> Counts:
         """Return how long finished items took, of shape ``(960,)``."""
-        counts = histogram.empty()
+        counts = empty()
         for tally in self._tallies.copy():
             tally.drain(wait=True)
             counts += tally.latencies

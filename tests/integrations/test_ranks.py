@@ -12,8 +12,11 @@ from asynchub.integrations.schedules import Schedules
 
 
 def optimizer(lr: float | torch.Tensor = 0.5, groups: int = 2, **options: Any) -> torch.optim.Optimizer:
-    parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(groups)]
-    return torch.optim.Adam(parameters, lr=lr, **options)
+    parameters = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr.clone() if isinstance(lr, torch.Tensor) else lr}
+        for _ in range(groups)
+    ]
+    return torch.optim.Adam(parameters, **options)
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
