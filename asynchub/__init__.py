@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from asynchub.journal.recovering import recover
     from asynchub.pipeline.chains import monitor
     from asynchub.pipeline.monitor import Pipeline
-    from asynchub.pipeline.report import PipelineReport
+    from asynchub.pipeline.pipeline_report import PipelineReport
     from asynchub.subscribers.batch_size import BatchSizeScheduler
     from asynchub.subscribers.checkpoint_policy import CheckpointContext, CheckpointPolicy
     from asynchub.subscribers.clipping import AutoClip, ZClip
@@ -198,7 +198,7 @@ _LAZY = {
     "MedianStopping": "subscribers.trials",
     "NanGuard": "subscribers.nan_guard",
     "Pipeline": "pipeline.monitor",
-    "PipelineReport": "pipeline.report",
+    "PipelineReport": "pipeline.pipeline_report",
     "ReduceLROnPlateau": "subscribers.plateau",
     "SQLiteLogger": "subscribers.sqlite",
     "SchedulerStep": "subscribers.scheduler_step",

@@ -27,7 +27,7 @@ from asynchub.journal.following import follow
 from asynchub.pipeline.cells import duration
 from asynchub.pipeline.layout import LEAST, laid_out
 from asynchub.pipeline.news import News
-from asynchub.pipeline.report import PipelineReport
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.recorded import newest_events
 
 if TYPE_CHECKING:

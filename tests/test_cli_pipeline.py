@@ -22,7 +22,7 @@ from asynchub.dataflow import PipelineReported, PipelineStalled
 from asynchub.eventforms import event_to_json
 from asynchub.pipeline.layout import laid_out
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import PipelineReport
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.subscribers.jsonl import JsonlLogger
 from tests.pipeline.reports import REPORT
 from tests.subscribers.terminal import Terminal, run_in_terminal

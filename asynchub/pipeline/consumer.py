@@ -267,7 +267,7 @@ class _AsyncConsuming(AsyncIterator[Any]):
         self._iterator = iterator
         self._left = self._paused = 0
         self.since = self.ident = 0
-        self.waits_for = None
+        self.waits_for = iterator
         consumer.meter.pulled_by(self)
 
     def __aiter__(self) -> Self:

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 
 from asynchub.errors import ArgumentError
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import Verdict
 from asynchub.pipeline.stages import Stage
 from asynchub.pipeline.usage import cpu_seconds, resident_bytes
 

@@ -21,6 +21,7 @@ __all__ = (
     "loop_report",
     "queue_report",
     "root_of",
+    "server_time",
     "servers",
     "stage_report",
 )
@@ -55,6 +56,13 @@ def servers(meter: Meter, counted: Counters, seen: int) -> int:
     return max(meter.concurrency or max(seen, counted.in_flight), 1)
 
 
+def server_time(new: Counters, old: Counters, seconds: float, concurrency: int) -> float:
+    """Return the nanoseconds of all servers of a stage in a window, together, also if their number has changed."""
+    if new.offered is None or old.offered is None or new.offered <= old.offered:
+        return seconds * SECOND * concurrency
+    return float(new.offered - old.offered)
+
+
 def stage_report(
     meter: Meter, new: Counters, old: Counters, seconds: float, seen: int, slowest: int, at: int
 ) -> StageReport:
@@ -70,7 +78,7 @@ def stage_report(
         at: the moment at its end, in nanoseconds.
     """
     concurrency = servers(meter, new, seen)
-    whole = seconds * SECOND * concurrency
+    whole = server_time(new, old, seconds, concurrency)
     items, busy = new.items - old.items, max(new.busy - old.busy, 0)
     share = min(busy / whole, 1.0)
     starved, blocked = _waits(new, old, whole, share)
@@ -276,11 +284,11 @@ def _stage_facts(
     if outside_items and items and outside > 0:
         inside = (new.total - old.total) / SECOND / items
         pool_wait = max(1 - inside * outside_items / outside, 0.0)
-        outside_busy = outside / (seconds * report.concurrency)
+        outside_busy = outside * SECOND / server_time(new, old, seconds, report.concurrency)
     per_item = items / sink if items and sink else None  # a batch of the consumer is so many of its items
     return StageFacts(
         name=meter.name,
-        utilisation=busy / (seconds * report.concurrency),
+        utilisation=busy * SECOND / server_time(new, old, seconds, report.concurrency),
         capacity=report.capacity / per_item if report.capacity and per_item else None,
         servers=meter.group or (meter.name if root is meter else root.name),
         on_loop=report.on_loop or 0.0,

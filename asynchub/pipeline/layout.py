@@ -28,7 +28,7 @@ from asynchub.pipeline.cells import (
     width_of,
     wrapped,
 )
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.report import PipelineFigures, Verdict
 from asynchub.pipeline.table import BAR_LEGEND, table_lines
 
 __all__ = ("LEAST", "bottleneck_in_words", "laid_out", "report_lines", "running_time")
@@ -60,7 +60,7 @@ CAUSES = {
 }
 
 
-def laid_out(report: PipelineReport, width: int = 100) -> str:
+def laid_out(report: PipelineFigures, width: int = 100) -> str:
     """Return a report as lines of text.
 
     Args:
@@ -70,7 +70,7 @@ def laid_out(report: PipelineReport, width: int = 100) -> str:
     return "\n".join(text_of(line) for line in report_lines(report, width))
 
 
-def report_lines(report: PipelineReport, width: int, *, steady: bool = False) -> list[Line]:
+def report_lines(report: PipelineFigures, width: int, *, steady: bool = False) -> list[Line]:
     """Return a report as lines, in pieces.
 
     Args:
@@ -108,7 +108,7 @@ def bottleneck_in_words(verdict: Verdict, width: int = 40) -> str:
 # --- the first line
 
 
-def _first(report: PipelineReport, width: int) -> Line:
+def _first(report: PipelineFigures, width: int) -> Line:
     word, role = STATES.get(report.state, (clean(report.state).upper(), ""))
     if role == "warn" and report.consumer is not None and (known(report.consumer.wait_fraction) or 0.0) >= MUCH:
         role = "alarm"
@@ -124,7 +124,7 @@ def _first(report: PipelineReport, width: int) -> Line:
     return (*left, Span(" " * max(width - used - len(right), 2)), Span(right, "dim"))
 
 
-def _meaning(report: PipelineReport, width: int) -> str:
+def _meaning(report: PipelineFigures, width: int) -> str:
     consumer = report.consumer
     if report.state == "stalled" and consumer is not None and known(consumer.waiting_s):
         return f"no item for {duration(consumer.waiting_s)}"
@@ -141,7 +141,7 @@ def _meaning(report: PipelineReport, width: int) -> str:
     return f"at the end {waits}" if report.state == "done" and width >= NARROW else waits
 
 
-def _first_batch(report: PipelineReport) -> str:
+def _first_batch(report: PipelineFigures) -> str:
     seconds = None if report.consumer is None else known(report.consumer.time_to_first_batch_s)
     return "" if seconds is None else f"first batch {duration(seconds)}"
 
@@ -160,7 +160,7 @@ def running_time(seconds: float | None) -> str:
 # --- stall and verdict
 
 
-def _stall(report: PipelineReport, width: int) -> list[Line]:
+def _stall(report: PipelineFigures, width: int) -> list[Line]:
     if not report.stalled:
         return []
     mark = "!! "
@@ -168,7 +168,7 @@ def _stall(report: PipelineReport, width: int) -> list[Line]:
     return [(Span(mark + line, "alarm"),) for line in lines]
 
 
-def _verdict(report: PipelineReport, width: int, most: int) -> list[Line]:
+def _verdict(report: PipelineFigures, width: int, most: int) -> list[Line]:
     """Return what limits it: in two lines, or three where they are short; one that is empty has nothing to say.
 
     Args:
@@ -194,7 +194,7 @@ def _verdict(report: PipelineReport, width: int, most: int) -> list[Line]:
     return [who, (Span(indent + figures),) if figures else (), *why]
 
 
-def _confidence(report: PipelineReport, verdict: Verdict, short: bool) -> str:
+def _confidence(report: PipelineFigures, verdict: Verdict, short: bool) -> str:
     said = []
     if verdict.kind in BLAMING and known(verdict.confidence) is not None:
         said.append(verdict.level if short else f"confidence {verdict.level}")
@@ -204,7 +204,7 @@ def _confidence(report: PipelineReport, verdict: Verdict, short: bool) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _figures(report: PipelineReport, verdict: Verdict, width: int) -> str:
+def _figures(report: PipelineFigures, verdict: Verdict, width: int) -> str:
     said = []
     short = width < NARROW
     throughput = _throughput(report)
@@ -222,7 +222,7 @@ def _figures(report: PipelineReport, verdict: Verdict, width: int) -> str:
     return "; ".join(said)
 
 
-def _throughput(report: PipelineReport) -> float | None:
+def _throughput(report: PipelineFigures) -> float | None:
     """Return items a second of the whole; None if nobody counts them."""
     last = report.consumer or (report.stages[-1] if report.stages else None)
     return None if last is None else known(last.throughput)
@@ -240,7 +240,7 @@ def _reason(verdict: Verdict) -> str:
 # --- below the table
 
 
-def _foot(report: PipelineReport, width: int, explained: bool) -> Iterator[Line]:
+def _foot(report: PipelineFigures, width: int, explained: bool) -> Iterator[Line]:
     """Yield what else there is to know, as many pieces in a line as it has room for."""
     said: list[Line] = []
     if report.loop is not None and known(report.loop.lag_ms_p95) is not None:
@@ -274,7 +274,7 @@ def _foot(report: PipelineReport, width: int, explained: bool) -> Iterator[Line]
         yield line
 
 
-def _workers(report: PipelineReport) -> str:
+def _workers(report: PipelineFigures) -> str:
     said = f"workers {len(report.workers)}"
     times = [(p95, one.number) for one in report.workers if (p95 := known(one.p95_ms)) is not None]
     if times:

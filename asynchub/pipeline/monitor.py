@@ -33,7 +33,8 @@ from asynchub.hub import MessageHub
 from asynchub.loops import in_event_loop
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.parts import Workers
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import Verdict
 from asynchub.pipeline.stalls import Stalls
 from asynchub.pipeline.ticking import Reporter, Ticker
 from asynchub.pipeline.tracks import thread_track

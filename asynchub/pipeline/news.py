@@ -12,7 +12,8 @@ from asynchub.dataflow import PipelineRecovered, PipelineReported, PipelineStall
 from asynchub.events import Event
 from asynchub.pipeline.cells import Line, Span, clean, count, duration, known, percent, time_of_day
 from asynchub.pipeline.layout import bottleneck_in_words, running_time
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import Verdict
 
 __all__ = ("LEVELS", "Happened", "News", "Waits")
 

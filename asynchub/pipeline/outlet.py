@@ -18,7 +18,8 @@ from asynchub.dataflow import (
 from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
 from asynchub.pipeline.parts import Blame
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import Verdict
 from asynchub.pipeline.stages import Stage
 from asynchub.pipeline.ticking import Reporter, Taken
 

@@ -1,7 +1,7 @@
 """All that is known of a pipeline at one moment: figures, and who is to blame.
 
 Counts (``items``, ``errors``, ``retries``, ``drops``) are of the whole run; everything else is of the window, which is
-as long as ``PipelineReport.window`` says. What is not known is None, never 0.
+as long as ``PipelineFigures.window`` says. What is not known is None, never 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from asynchub.errors import CorruptStateError
 
@@ -19,7 +19,7 @@ __all__ = (
     "Kind",
     "Latency",
     "LoopReport",
-    "PipelineReport",
+    "PipelineFigures",
     "QueueReport",
     "StageReport",
     "State",
@@ -220,7 +220,7 @@ class WorkerReport:
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineReport:
+class PipelineFigures:
     """All that is known of a pipeline.
 
     Attributes:
@@ -256,8 +256,8 @@ class PipelineReport:
         return _plain(self)  # type: ignore[no-any-return]
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> PipelineReport:
-        """Return the report that ``to_dict`` took apart, also one of a later version: what is unknown is left out.
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the figures that ``to_dict`` took apart, also one of a later version: what is unknown is left out.
 
         Raises:
             CorruptStateError: ``fields`` is not of that form.
@@ -295,11 +295,6 @@ class PipelineReport:
                     yield f"{root}/{name}", value
         if self.loop is not None and self.loop.lag_ms_p95 is not None:
             yield f"{root}/loop/lag_ms.p95", self.loop.lag_ms_p95
-
-    def __str__(self) -> str:
-        from asynchub.pipeline.layout import laid_out  # which knows what a report is
-
-        return laid_out(self)
 
 
 def _numbers(part: Any) -> Iterator[tuple[str, float]]:

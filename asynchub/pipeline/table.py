@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asynchub.pipeline.cells import Line, Span, clean, count, cut_line, milliseconds, percent, text_of, width_of
-from asynchub.pipeline.report import ConsumerReport, PipelineReport, QueueReport
+from asynchub.pipeline.report import ConsumerReport, PipelineFigures, QueueReport
 from asynchub.pipeline.table_columns import Column, Row, columns_of
 
 __all__ = ("BAR_LEGEND", "table_lines")
@@ -47,7 +47,7 @@ WAITS = len("waits 100 %")
 """Columns that how long the consumer waits takes at least."""
 
 
-def table_lines(report: PipelineReport, width: int) -> tuple[list[Line], bool]:
+def table_lines(report: PipelineFigures, width: int) -> tuple[list[Line], bool]:
     """Return the table of a report, and whether its head explains the bars; no lines if there is nothing to show.
 
     Args:
@@ -80,7 +80,7 @@ def table_lines(report: PipelineReport, width: int) -> tuple[list[Line], bool]:
 # --- rows
 
 
-def _rows(report: PipelineReport) -> list[Row]:
+def _rows(report: PipelineFigures) -> list[Row]:
     """Return the rows in the order of the flow."""
     verdict = report.verdict
     culprit = verdict.stage if verdict and verdict.kind in ("stage", "loop") else None

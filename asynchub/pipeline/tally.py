@@ -49,6 +49,8 @@ class Counters:
         under_way: time that calls which are under way have taken so far.
         in_flight: how many those are.
         servers: how many worked at once, at most, since the last reading.
+        offered: time of all servers together since the first reading, at work or not; None if it was not told how many
+            there are.
         last: when it finished its last item; 0 if it has finished none.
         oldest: since when the oldest of the calls has been under way; 0 if there is none.
     """
@@ -70,6 +72,7 @@ class Counters:
     under_way: int = 0
     in_flight: int = 0
     servers: int = 0
+    offered: int | None = None
     last: int = 0
     oldest: int = 0
 
@@ -251,6 +254,7 @@ class Meter:
         self._tallies: list[Tally] = []
         self.local = threading.local()
         """Has the ``tally`` of each thread, once ``tally()`` was called in it."""
+        self._offered = self._offered_until = 0
         self._retries = 0
         self._drops: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -330,6 +334,9 @@ class Meter:
         with self._lock:
             self._retire()
             counters = Counters(retries=self._retries, drops=sum(self._drops.values()))
+            if self.concurrency is not None:
+                self._offered += self.concurrency * (now - (self._offered_until or now))
+                self._offered_until, counters.offered = now, self._offered
             for tally in self._tallies:
                 tally.add_to(counters, now)
             for since in [one.since for one in self._iterators]:

@@ -19,8 +19,9 @@ from asynchub.pipeline.consumer import ConsumerCounters
 from asynchub.pipeline.figures import consumer_report, facts, loop_report, queue_report, stage_report
 from asynchub.pipeline.histogram import bucket_of
 from asynchub.pipeline.parts import Parts, Reading
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.pipeline.queues import QueueCounters
-from asynchub.pipeline.report import PipelineReport, State, WorkerReport
+from asynchub.pipeline.report import State, WorkerReport
 from asynchub.pipeline.tally import Counters
 from asynchub.pipeline.verdict import HARDLY_WAITS, Judge
 

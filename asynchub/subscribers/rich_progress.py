@@ -2,7 +2,7 @@
 
 The bar is drawn by a thread of its own, ``refresh_per_second`` times a second at most, however many events come. While
 it is shown, what the program prints and logs appears above it, in whole lines; what that covers is said in
-``asynchub.subscribers.redirecting``.
+``asynchub.redirecting``.
 
 Ends: the thread is stopped and the cursor given back whenever the subscriber ends, also by an error or a cancellation.
 Quiet: without a terminal, or where another live display of Rich or a bar of ``TqdmProgress`` had it first, there is no
@@ -12,18 +12,16 @@ Quiet: without a terminal, or where another live display of Rich or a bar of ``T
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import TextIO
+from contextlib import contextmanager
 
 import anyio.to_thread
 
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.patterns import matcher
+from asynchub.rich_live import Display, live_display
 from asynchub.subscribers.display import (
     DECISIONS,
     PACE_KEYS,
@@ -38,16 +36,12 @@ from asynchub.subscribers.display import (
     one_line,
     results_in_words,
 )
-from asynchub.subscribers.redirecting import AboveBar, above_bar
 from asynchub.subscription import Subscription
 
 try:
     from rich import get_console
-    from rich.ansi import AnsiDecoder
     from rich.columns import Columns
     from rich.console import Console, Group, RenderableType
-    from rich.errors import LiveError
-    from rich.live import Live
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -60,26 +54,6 @@ MARK_SECONDS = 0.5
 """Seconds between two measurements of the speed."""
 SHOWN = 24
 """Values shown at most."""
-
-
-class _AboveRich(AboveBar):
-    """A stream of a terminal on which there is a live display of Rich.
-
-    Rich's own redirection folds long lines, leaves the handlers of ``logging`` where they are, takes a flush for the
-    end of a line, and tears what is printed while a frame of another height is drawn.
-    """
-
-    def __init__(self, console: Console, lock: threading.RLock, stream: TextIO) -> None:
-        super().__init__(stream)
-        self.rich_proxied_file = stream  # where Rich itself writes
-        self._console = console
-        self._lock = lock
-        self._decoder = AnsiDecoder()
-
-    def put(self, lines: str) -> None:
-        with self._lock:
-            text = Text("\n").join(map(self._decoder.decode_line, lines[:-1].split("\n")))
-            self._console.print(text, soft_wrap=True)
 
 
 class RichProgress:
@@ -146,42 +120,22 @@ class RichProgress:
 
     @contextmanager
     def _live(self, console: Console) -> Iterator[None]:
-        taken = hasattr(sys.stdout, "rich_proxied_file") or isinstance(console.file, AboveBar)
-        if taken or not console.is_terminal:
-            yield
-            return
-        live = Live(
-            console=console,
-            auto_refresh=False,  # its thread would draw while somebody prints
-            get_renderable=self._drawn,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        with ExitStack() as stack:
-            stack.enter_context(above_bar(partial(_AboveRich, console, self._lock)))
-            try:
-                with self._lock:
-                    live.start(refresh=True)
-            except LiveError:  # Rich before 14.1 shows one at a time, and this one does not redirect
-                stack.close()
+        with live_display(console, self._drawn, self._lock) as display:
+            if display is None:
                 yield
                 return
-            stack.callback(self._stop, live)
             ended = threading.Event()
-            thread = threading.Thread(target=self._redraw, args=(live, ended), name="asynchub bar", daemon=True)
+            thread = threading.Thread(target=self._redraw, args=(display, ended), name="asynchub bar", daemon=True)
             thread.start()
-            stack.callback(thread.join)
-            stack.callback(ended.set)
-            yield
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
 
-    def _redraw(self, live: Live, ended: threading.Event) -> None:
+    def _redraw(self, display: Display, ended: threading.Event) -> None:
         while not ended.wait(1 / self._refresh_per_second):
-            with self._lock:
-                live.refresh()
-
-    def _stop(self, live: Live) -> None:
-        with self._lock:
-            live.stop()
+            display.refresh()
 
     def _put(self, console: Console, text: Text) -> None:
         with self._lock:

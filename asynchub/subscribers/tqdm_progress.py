@@ -3,7 +3,7 @@
      45%|███████▋         | 450/1000 [00:01<00:01, 312.40step/s, train/loss=0.4312, train/acc=0.8713]
 
 Results and decisions are printed above the bar, a line each. So is whatever the program prints and logs meanwhile: see
-``asynchub.subscribers.redirecting`` for what that covers. Other bars of tqdm, made before or meanwhile, keep their
+``asynchub.redirecting`` for what that covers. Other bars of tqdm, made before or meanwhile, keep their
 places.
 
 Drawn: in a worker thread, every ``mininterval`` seconds at most, so no loop waits for the terminal.
@@ -31,6 +31,7 @@ from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated, StateLoaded, scalar_updated
 from asynchub.every import Every
 from asynchub.patterns import matcher
+from asynchub.redirecting import AboveBar, above_bar
 from asynchub.subscribers.checks import check_count, check_number
 from asynchub.subscribers.display import (
     DECISIONS,
@@ -44,7 +45,6 @@ from asynchub.subscribers.display import (
     one_line,
     results_in_words,
 )
-from asynchub.subscribers.redirecting import AboveBar, above_bar
 from asynchub.subscription import Subscription
 
 try:

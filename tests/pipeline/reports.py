@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.pipeline.report import (
     ConsumerReport,
     Latency,
     LoopReport,
-    PipelineReport,
     QueueReport,
     StageReport,
     Verdict,

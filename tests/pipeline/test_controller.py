@@ -15,13 +15,17 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asynchub.dataflow import ConcurrencyChanged
+from asynchub.dataflow import BottleneckChanged, ConcurrencyChanged
 from asynchub.errors import ArgumentError
 from asynchub.hub import MessageHub
+from asynchub.pipeline.clock import SECOND
 from asynchub.pipeline.controller import LONGEST_REST, MATERIAL, REST, SETTLING, HillClimbing
+from asynchub.pipeline.figures import server_time
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import ConsumerReport, Latency, PipelineReport, StageReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import ConsumerReport, Latency, StageReport, Verdict
 from asynchub.pipeline.stages import Stage
+from asynchub.pipeline.tally import Counters, Meter
 from asynchub.pipeline.usage import cpu_seconds, resident_bytes
 from tests.pipeline.heard import PATIENT, Heard, listening
 
@@ -404,6 +408,18 @@ async def test_calls_of_a_limited_async_function_are_let_in_from_any_thread() ->
     assert stage.limiter.total_tokens == 2
 
 
+def test_servers_that_were_added_within_a_window_count_from_then_on() -> None:
+    pipeline = Pipeline(MessageHub("knob"))
+    meter = pipeline.stage("decode", 1, limited=True).meter
+    old = meter.counters(SECOND)
+    meter.counters(3 * SECOND)
+    pipeline.stage("decode").set_concurrency(4)
+    new = meter.counters(4 * SECOND)
+    assert server_time(new, old, 3.0, 4) == (2 * 1 + 1 * 4) * SECOND
+    assert server_time(new, Counters(), 3.0, 4) == 3 * 4 * SECOND  # nothing was told then
+    assert Meter("fetch").counters(SECOND).offered is None
+
+
 # --- real ones
 
 
@@ -455,6 +471,7 @@ async def test_a_real_async_stage_is_raised_until_the_consumer_hardly_waits() ->
         assert hardly_waits(mon.report())
         assert 3 <= (stage.concurrency or 0) <= 9
     assert [event.new for event in heard.all_of(ConcurrencyChanged)][:2] == [2, 3]
+    assert "unsaturated" not in [event.kind for event in heard.all_of(BottleneckChanged)]
 
 
 @pytest.mark.slow

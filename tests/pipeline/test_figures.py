@@ -23,8 +23,9 @@ from asynchub.pipeline.figures import consumer_report, latency_ms, loop_report, 
 from asynchub.pipeline.histogram import BUCKETS, bucket_of, empty, indices
 from asynchub.pipeline.loops import LoopCounters
 from asynchub.pipeline.parts import Parts
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.pipeline.queues import QueueCounters, QueueMeter
-from asynchub.pipeline.report import ConsumerReport, PipelineReport, StageReport
+from asynchub.pipeline.report import ConsumerReport, StageReport
 from asynchub.pipeline.tally import Counters, Meter
 from asynchub.pipeline.ticking import Reporter
 from tests.pipeline.side_log import TIMED_ON, SideLog, burn, pipeline

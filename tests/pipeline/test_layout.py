@@ -23,11 +23,11 @@ from asynchub.pipeline.cells import (
     wrapped,
 )
 from asynchub.pipeline.layout import laid_out, report_lines
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.pipeline.report import (
     ConsumerReport,
     Latency,
     LoopReport,
-    PipelineReport,
     QueueReport,
     StageReport,
     Verdict,

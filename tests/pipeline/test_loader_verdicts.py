@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from asynchub.hub import MessageHub
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import PipelineReport
+from asynchub.pipeline.pipeline_report import PipelineReport
 from tests.pipeline.loaders import Batches, Numbers, SlowCollate, SlowWorker, Stream
 
 pytestmark = [

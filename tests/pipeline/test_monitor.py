@@ -23,7 +23,7 @@ from asynchub.errors import ArgumentError, LifecycleError
 from asynchub.hub import MessageHub
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.monitor import Pipeline, running_pipeline
-from asynchub.pipeline.report import PipelineReport
+from asynchub.pipeline.pipeline_report import PipelineReport
 from tests.pipeline.side_log import burn, pipeline
 
 ROOT = Path(asynchub.__file__).parent.parent

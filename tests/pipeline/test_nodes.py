@@ -19,7 +19,8 @@ from asynchub.errors import ArgumentError
 from asynchub.hub import MessageHub
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import PipelineReport, StageReport
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import StageReport
 
 nodes = pytest.importorskip("torchdata.nodes")
 

@@ -18,11 +18,11 @@ from asynchub.events import Event
 from asynchub.hub import MessageHub
 from asynchub.journal.following import follow
 from asynchub.journal.journal import Journal
+from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.pipeline.report import (
     ConsumerReport,
     Latency,
     LoopReport,
-    PipelineReport,
     QueueReport,
     StageReport,
     Verdict,

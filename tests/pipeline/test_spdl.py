@@ -19,7 +19,8 @@ import pytest
 from asynchub.hub import MessageHub
 from asynchub.pipeline.clock import SECOND, clock
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import PipelineReport, StageReport
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import StageReport
 
 spdl = pytest.importorskip("spdl.pipeline")
 defs = pytest.importorskip("spdl.pipeline.defs")

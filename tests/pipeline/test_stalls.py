@@ -294,6 +294,21 @@ def test_with_nothing_measured_it_is_said_where_the_consumer_waits() -> None:
     assert "assert heard.stalled.wait(PATIENT)  # here" in stall.stack
 
 
+async def test_with_nothing_measured_it_is_said_where_an_async_iterator_waits() -> None:
+    with listening("stalls") as (mon, heard):
+
+        async def items() -> AsyncIterator[int]:
+            for number in range(QUICK):
+                yield number
+            await anyio.to_thread.run_sync(heard.until_stalled)  # here
+            yield QUICK
+
+        async for _ in mon.consume(items()):
+            pass
+    assert heard.stall.frame == line_of(items, "# here")
+    assert heard.stall.reason == f"waiting for something that is not measured, in {heard.stall.frame}"
+
+
 def test_if_nobody_is_at_work_who_should_fill_the_first_empty_queue_is_blamed() -> None:
     with listening("stalls") as (mon, heard):
         raw: queue.Queue[int] = queue.Queue(4)

@@ -412,6 +412,21 @@ async def test_of_short_calls_one_of_sixteen_stands_for_all() -> None:
     assert 0.9 * wanted <= counted.on_loop <= 1.5 * wanted
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("each", [8, 16, 32])
+async def test_what_is_done_in_each_so_manieth_call_only_is_met_as_often(each: int) -> None:
+    pipeline, held = Pipeline(MessageHub("batches")), []
+
+    @pipeline.stage("collate")
+    async def collate(number: int) -> None:
+        held.append(burn(0.00001 if number % each else 0.001))
+
+    for number in range(80 * 16):
+        await collate(number)
+    counted = pipeline.parts.stages["collate"].counters(clock())
+    assert counted.on_loop < 4 * sum(held)
+
+
 async def test_of_calls_that_take_their_time_each_is_measured() -> None:
     hub, held = MessageHub("measured"), []
     pipeline = Pipeline(hub)

@@ -15,7 +15,8 @@ import pytest
 
 from asynchub.hub import MessageHub
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import Verdict
 
 spdl = pytest.importorskip("spdl.pipeline")
 nodes = pytest.importorskip("torchdata.nodes")

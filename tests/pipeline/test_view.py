@@ -23,7 +23,8 @@ from asynchub.events import Event
 from asynchub.pipeline.cells import text_of
 from asynchub.pipeline.layout import report_lines
 from asynchub.pipeline.news import LEVELS, News, Waits
-from asynchub.pipeline.report import PipelineReport, Verdict
+from asynchub.pipeline.pipeline_report import PipelineReport
+from asynchub.pipeline.report import Verdict
 from asynchub.pipeline.view import BLOCKS, PipelineView
 from tests.pipeline.reports import REPORT, STALLED
 from tests.subscribers.observing import observe, observed, stamped

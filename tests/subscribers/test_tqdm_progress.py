@@ -17,8 +17,8 @@ pytest.importorskip("tqdm")
 from asynchub.errors import ArgumentError, PatternError
 from asynchub.events import EventsDropped, InfoUpdated, ScalarUpdated, StateLoaded
 from asynchub.hub import MessageHub
+from asynchub.redirecting import AboveBar, above_bar
 from asynchub.requests import StopRequested
-from asynchub.subscribers.redirecting import AboveBar, above_bar
 from asynchub.subscribers.tqdm_progress import TqdmProgress
 from tests.subscribers.observing import observe, observed, scalars, stamped
 from tests.subscribers.terminal import Terminal
