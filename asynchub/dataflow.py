@@ -97,7 +97,7 @@ class PipelineStalled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRecovered(Event):
-    """The consumer has got an item again, after it had waited for ``seconds``."""
+    """The consumer has got an item again, or waits no more, after it had waited for ``seconds``."""
 
     key: str = "data/recovered"
     pipeline: str = "data"

@@ -99,7 +99,7 @@ class HubLogger(Logger):
         wanted = dict(metrics)
         epoch = wanted.pop(EPOCH_KEY, None)
         if self._callback is not None:
-            wanted = self._callback.not_published(wanted, at)
+            wanted = self._callback.not_published(wanted)
         elif epoch is not None and epoch != self._epoch:
             self._epoch = epoch
             self.hub.update_info(EPOCH_KEY, int(epoch), step=at)
@@ -167,7 +167,7 @@ class HubCallback(Callback):
         self._trained = False
         self._settled_at = 0
         self._wanted: CheckpointRequested | None = None
-        self._published: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._published: frozenset[str] = frozenset()
         self._ranks: Ranks | None = None
         self._schedules = Schedules(())
 
@@ -294,17 +294,17 @@ class HubCallback(Callback):
         if self._logger is not None:
             if "step" in metrics:  # Lightning takes this one for the step: it has to read it
                 return
-            self._published = (step, frozenset(metrics))
+            self._published = frozenset(metrics)
             prefix = self._logger.prefix
         if metrics:
             self._hosted.publish({f"{prefix}{key}": value for key, value in metrics.items()}, step)
 
-    def not_published(self, metrics: dict[str, Any], step: int) -> dict[str, Any]:
+    def not_published(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Return what the callback has not published of what Lightning logs; asked by ``HubLogger``, once."""
-        at, keys = self._published
-        if step != at or not keys.intersection(metrics):
+        keys = self._published
+        if not keys or not keys <= metrics.keys():
             return metrics
-        self._published = (-1, frozenset())
+        self._published = frozenset()
         return {key: value for key, value in metrics.items() if key not in keys}
 
     # --- control

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -25,7 +25,7 @@ from asynchub.history import HistoryBuffer, allow_in_torch_load
 from asynchub.hub import MessageHub
 from asynchub.integrations.hosting import change_parameter
 from asynchub.integrations.ranks import Ranks
-from asynchub.requests import CheckpointRequested, ParameterChangeRequested
+from asynchub.requests import CheckpointRequested, ParameterChangeRequested, Request
 from asynchub.runner import Attachment
 from asynchub.taps import Tap
 
@@ -152,7 +152,7 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
 
     A ``ParameterChangeRequested`` is set in the optimizers. A ``CheckpointRequested`` is answered by
     ``runner.save_checkpoint``: after the iteration, of an ``EpochBasedTrainLoop`` after the epoch, where it can be
-    resumed from.
+    resumed from. What the program has said with ``hub.on_request`` before holds instead.
 
     Each rank has a hub. What rank zero's was asked for, and what its rules set in the optimizers, all ranks do.
 
@@ -188,6 +188,7 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
         self._every = settle_every
         self._resumed = _AfterResume() if validate_on_resume else None
         self._ranks: Ranks | None = None
+        self._optimizers: list[Any] = []
         self._attached: Attachment | None = None
         self._wanted: CheckpointRequested | None = None
 
@@ -218,10 +219,11 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
         hub = runner.message_hub
         if self._journal is not None and self._attached is None and runner.rank == 0:
             self._attached = hub.attach(self._journal)
+        self._optimizers = _optimizers(runner)
         if runner.world_size > 1:
-            self._ranks = Ranks(runner.rank == 0, _optimizers(runner))
-        hub.on_request(ParameterChangeRequested, lambda request: _change(runner, request))
-        hub.on_request(CheckpointRequested, self._want)
+            self._ranks = Ranks(runner.rank == 0, self._optimizers)
+        self._serve(hub, ParameterChangeRequested, self._change)
+        self._serve(hub, CheckpointRequested, self._want)
         self._settle(runner)
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
@@ -285,6 +287,16 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
         elif self._ranks is not None:
             self._wanted = None
 
+    def _serve(self, hub: MessageHub, kind: type[Request], apply: Callable[[Any], None]) -> None:
+        """Have ``apply`` called with requests of a kind, unless the program has said itself what is."""
+        said = hub._settle_point._apply.get(kind)
+        if said is None or isinstance(getattr(said, "__self__", None), HubHook):
+            hub.on_request(kind, apply)
+
+    def _change(self, request: ParameterChangeRequested) -> None:
+        for optimizer in self._optimizers:
+            change_parameter(optimizer.param_groups, request)
+
     def _want(self, request: CheckpointRequested) -> None:
         self._wanted = request
 
@@ -341,9 +353,3 @@ def _optimizers(runner: Any) -> list[Any]:
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [one.optimizer for one in wrappers]
-
-
-def _change(runner: Any, request: ParameterChangeRequested) -> None:
-    """Set a parameter in all optimizers."""
-    for optimizer in _optimizers(runner):
-        change_parameter(optimizer.param_groups, request)

@@ -22,12 +22,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from asynchub.errors import ArgumentError
+from asynchub.pipeline.calls import StagedFunction
 from asynchub.pipeline.loader_meters import loader_meters
 from asynchub.pipeline.loader_rows import Generation, Rows
 from asynchub.pipeline.loader_workers import LoaderWorkers
 from asynchub.pipeline.parts import Parts
 from asynchub.pipeline.queues import QueueMeter
-from asynchub.pipeline.stages import StagedFunction
 from asynchub.pipeline.worker_dumps import DumpFile
 from asynchub.pipeline.worker_rows import ROW
 from asynchub.pipeline.worker_tally import WorkerTally

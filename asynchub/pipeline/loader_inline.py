@@ -9,9 +9,9 @@ from typing import Any
 
 from torch.utils.data import IterDataPipe, MapDataPipe
 
+from asynchub.pipeline.calls import StagedFunction
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.pulling import Pull
-from asynchub.pipeline.stages import StagedFunction
 from asynchub.pipeline.tally import Meter
 from asynchub.pipeline.tracks import Track
 

@@ -18,6 +18,7 @@ Switched off: with ``enabled=False`` functions, iterables and loaders come back 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -47,6 +48,8 @@ __all__ = ("Pipeline", "running_pipeline")
 
 T = TypeVar("T")
 L = TypeVar("L")
+
+logger = logging.getLogger("asynchub")
 
 _RUNNING: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 
@@ -94,6 +97,7 @@ class Pipeline(Watching):
         self._each_report: list[Callable[[PipelineReport], object]] = []
         self._ticker: Ticker | None = None
         self._told = Verdict()
+        self._said: set[str] = set()
 
     # --- living
 
@@ -160,8 +164,9 @@ class Pipeline(Watching):
         Call it before the first iteration, and after whoever wraps or rebuilds the loader (Lightning, accelerate).
 
         Args:
-            loader: the loader; its ``collate_fn`` and ``worker_init_fn`` are replaced by ones that call them.
-            name: of the stages: ``loader`` gives ``loader.dataset`` and ``loader.collate``.
+            loader: the loader. While it makes an iterator, its ``collate_fn`` and ``worker_init_fn`` are ones that call
+                its own. If its persistent workers run already, it is left alone, and a warning says so.
+            name: of the stages: ``loader`` gives ``loader.dataset`` and ``loader.collate``; another for each loader.
 
         Raises:
             ArgumentError: it is not a ``DataLoader``.
@@ -242,19 +247,29 @@ class Pipeline(Watching):
         if report is before:
             return
         self._outlet.reported(report, self._reporter)
-        for function in self._each_report:
-            function(report)
         if not report.verdict.same_as(self._told):
             previous, self._told = self._told, report.verdict
             self._outlet.judged(report.verdict, previous)
-            for call in self._on_change:
-                call(report.verdict)
+            self._call(self._on_change, report.verdict)
+        self._call(self._each_report, report)
+
+    def _call(self, functions: list[Callable[[Any], object]], found: Any) -> None:
+        """Call each of the functions; what one raises is logged once, and keeps no other from being called."""
+        for function in functions.copy():
+            try:
+                function(found)
+            except Exception as error:  # of the program's own
+                said = f"{type(error).__name__}: {error}"
+                if said not in self._said:
+                    self._said.add(said)
+                    logger.exception("pipeline %r: a function that is told of reports failed", self.name)
 
     def forked(self) -> None:
         """Go on in a child process, where nothing is reported."""
         self._lock = threading.RLock()
         self._ticker = None
         self.parts.forked()
+        self._reporter.forked()
 
 
 def running_pipeline(hub: MessageHub) -> Pipeline | None:

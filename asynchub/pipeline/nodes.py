@@ -18,14 +18,14 @@ from types import MethodType
 from typing import Any, Protocol
 
 from asynchub.errors import ArgumentError
+from asynchub.pipeline.calls import StagedFunction
 from asynchub.pipeline.parts import Parts
 from asynchub.pipeline.pulling import Pull
 from asynchub.pipeline.queues import QueueMeter
-from asynchub.pipeline.stages import StagedFunction
 from asynchub.pipeline.tally import Meter
 
 try:
-    from torchdata.nodes import (  # type: ignore[import-untyped]  # it publishes no type information
+    from torchdata.nodes import (
         BaseNode,
         ParallelMapper,
         PinMemory,

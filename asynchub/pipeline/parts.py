@@ -114,6 +114,13 @@ class Parts:
         with self._lock:
             self.stages[meter.name] = meter
 
+    def put_last(self, meters: Sequence[Meter]) -> None:
+        """Have these stages stand last, in this order."""
+        with self._lock:
+            for meter in meters:
+                if self.stages.get(meter.name) is meter:
+                    self.stages[meter.name] = self.stages.pop(meter.name)
+
     def add_queue(self, queue: QueueMeter) -> None:
         """Add a queue, in the place of one of the same name."""
         with self._lock:

@@ -9,6 +9,7 @@ asks, and nothing is held but the iterator itself.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
@@ -92,8 +93,16 @@ class Pull(Iterator[Any]):
             tally.drain()
         return item
 
+    def send(self, value: Any) -> Any:
+        """Send a value to a generator; what it yields next is an item like others."""
+        before, self._next = self._next, functools.partial(self.iterator.send, value)  # type: ignore[attr-defined]
+        try:
+            return self.__next__()
+        finally:
+            self._next = before
+
     def __getattr__(self, name: str) -> Any:
-        """Return what the iterator has: ``close``, ``send`` and ``throw`` of a generator."""
+        """Return what the iterator has: ``close`` and ``throw`` of a generator."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.iterator, name)
@@ -170,8 +179,16 @@ class AsyncPull(AsyncIterator[Any]):
             tally.drain()
         return item
 
+    async def asend(self, value: Any) -> Any:
+        """Send a value to an async generator; what it yields next is an item like others."""
+        before, self._next = self._next, functools.partial(self.iterator.asend, value)  # type: ignore[attr-defined]
+        try:
+            return await self.__anext__()
+        finally:
+            self._next = before
+
     def __getattr__(self, name: str) -> Any:
-        """Return what the iterator has: ``aclose``, ``asend`` and ``athrow`` of a generator."""
+        """Return what the iterator has: ``aclose`` and ``athrow`` of a generator."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.iterator, name)
@@ -221,6 +238,9 @@ class Monitored:
 
     def __len__(self) -> int:
         return len(self._iterable)
+
+    def __bool__(self) -> bool:
+        return bool(self._iterable)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -44,7 +44,7 @@ class Watcher(Protocol):
     """
 
     parts: Parts
-    _stages: dict[str, Stage]
+    stages: dict[str, Stage]
     """Those that the program has named."""
 
 
@@ -60,7 +60,7 @@ class Plan:
 
     def __init__(self, pipeline: Watcher) -> None:
         self.parts = pipeline.parts
-        self._named = pipeline._stages
+        self._named = pipeline.stages
         self._id = -1
         self._steps: dict[StageInfo, SpdlStep] = {}
 
@@ -90,17 +90,16 @@ class Plan:
         """Return the meter of a step, and have the stages stand in the order of the flow."""
         meters = [one.meter for one in self._steps.values() if one.meter is not None]
         name = _plain_name(step.info)
+        if name not in self._named:
+            of = [one.name for one in self._named.values() if step.info.stage_name in one.functions]
+            name = of[0] if len(of) == 1 else name
         if name in self._named:  # the program's own: all pipes of that name are this one
             of_others = sum(one.concurrency for one in self._steps.values() if one.meter and one.meter.name == name)
         else:
             name, of_others = _unique(name, {meter.name for meter in meters}), 0
         meter = self.parts.stage(name, step.concurrency + of_others)
         flow = [one.meter or meter for one in self._steps.values() if one.meter is not None or one is step]
-        with self.parts._lock:
-            stages = self.parts.stages
-            for one in flow:
-                if stages.get(one.name) is one:
-                    stages[one.name] = stages.pop(one.name)
+        self.parts.put_last(flow)
         return meter
 
     def counted_elsewhere(self) -> int:

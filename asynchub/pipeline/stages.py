@@ -10,29 +10,20 @@ Transparent: a decorated function is called, raises, is cancelled, described and
 
 from __future__ import annotations
 
-import functools
 import inspect
-import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from types import MethodType, TracebackType
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import anyio
 
 from asynchub.errors import ArgumentError
 from asynchub.loops import LoopHandle, in_event_loop
-from asynchub.pipeline.clock import clock
-from asynchub.pipeline.pulling import AsyncPull, Pull
-from asynchub.pipeline.stepping import Stepped
-from asynchub.pipeline.tally import Meter, Tally
-from asynchub.pipeline.tracks import Track, task_track
+from asynchub.pipeline.calls import Task, wrapped
+from asynchub.pipeline.tally import Meter
 
-__all__ = ("Stage", "StagedFunction", "Task")
+__all__ = ("Stage",)
 
 F = TypeVar("F", bound=Callable[..., Any])
-LONG = 200_000
-"""Nanoseconds: of a function whose last call took longer, each call is stepped; of others, one of ``SAMPLED``."""
-SAMPLED = 17  # a prime: what a stage does in each 8th or 16th call only, as one that makes batches, is met as often
 
 
 class Stage:
@@ -49,6 +40,7 @@ class Stage:
     Attributes:
         meter: what counts for it.
         limited: whether calls of its async functions wait for the ``limiter``.
+        functions: names of the functions that it has decorated.
     """
 
     def __init__(
@@ -65,6 +57,8 @@ class Stage:
         self._changed = changed
         self._limiter: anyio.CapacityLimiter | None = None
         self._loop: LoopHandle | None = None
+        self._unlimited = False
+        self.functions: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<stage {self.name!r}>"
@@ -91,91 +85,11 @@ class Stage:
             )
         if not self._enabled:
             return function
-        inner = _unwrapped(function)
-        if inspect.isasyncgenfunction(inner):
-            wrapper: Any = self._generator_async(function)
-        elif inspect.iscoroutinefunction(inner):
-            wrapper = self._function_async(function)
-        elif inspect.isgeneratorfunction(inner):
-            wrapper = self._generator(function)
-        else:
-            return cast("F", StagedFunction(self.meter, function))
-        return cast("F", functools.wraps(function)(wrapper))
-
-    def _function_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        meter, local = self.meter, self.meter.local
-
-        async def staged(*args: Any, **kwargs: Any) -> Any:
-            if self.limited:
-                async with self.limiter:
-                    return await measured(*args, **kwargs)
-            return await measured(*args, **kwargs)
-
-        async def measured(*args: Any, **kwargs: Any) -> Any:
-            try:
-                tally = local.tally
-            except AttributeError:
-                tally = meter.tally()
-            current_task, track = tally.track.current_task, task_track()
-            if current_task is None or track is None or track.task is not current_task() or not meter.loop_track:
-                track = meter.task_track(tally)
-            outer, nested_before = track.meter, track.nested
-            track.meter, track.nested = meter, 0
-            tally.calls = number = tally.calls + 1
-            coroutine = function(*args, **kwargs)
-            stepped: Any = coroutine
-            if tally.long or not number % SAMPLED:
-                stepped = Stepped(coroutine, tally, 1 if tally.long else SAMPLED)
-            start = clock()
-            opened = tally.open
-            opened[number] = (start, coroutine)
-            if len(opened) > tally.peak:
-                tally.peak = len(opened)
-            try:
-                result = await stepped
-            except BaseException as error:
-                opened.pop(number, None)
-                _failed(meter, tally, track, start, outer, nested_before, error)
-                raise
-            end = tally.last = clock()
-            opened.pop(number, None)
-            took = end - start
-            tally.long = took > LONG
-            nested, track.nested = track.nested, nested_before + took
-            track.meter, track.last = outer, meter
-            if outer is not meter.parent:
-                meter.parent = outer
-            if nested:
-                tally.nested += nested
-            tally.record(took)
-            if end > tally.due:
-                tally.drain()
-            return result
-
-        return staged if self.limited else measured
-
-    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def staged(*args: Any, **kwargs: Any) -> Generator[Any, None, None]:
-            items = function(*args, **kwargs)
-            try:
-                yield from Pull(self.meter, iter(items))
-            finally:
-                if hasattr(items, "close"):
-                    items.close()
-
-        return staged
-
-    def _generator_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def staged(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-            items = function(*args, **kwargs)
-            try:
-                async for item in AsyncPull(self.meter, aiter(items)):
-                    yield item
-            finally:
-                if hasattr(items, "aclose"):
-                    await items.aclose()
-
-        return staged
+        self.functions.add(getattr(function, "__name__", ""))
+        if self.limited:
+            return cast("F", wrapped(self.meter, function, lambda: self.limiter))
+        self._unlimited = self._unlimited or inspect.iscoroutinefunction(function)
+        return cast("F", wrapped(self.meter, function, None))
 
     # --- by hand
 
@@ -196,6 +110,19 @@ class Stage:
         self.meter.count_drops(reason, number)
 
     # --- reaction
+
+    def limit(self) -> None:
+        """Have calls of its async functions wait for the ``limiter`` from now on.
+
+        Raises:
+            ArgumentError: it has decorated one already, whose calls do not.
+        """
+        if self._unlimited and not self.limited:
+            raise ArgumentError(
+                f"stage {self.name!r} has an async function already whose calls are not limited; say limited=True the "
+                "first time that it is named"
+            )
+        self.limited = True
 
     @property
     def concurrency(self) -> int | None:
@@ -251,150 +178,3 @@ class Stage:
             apply()
         if self._changed is not None and number != old:
             self._changed(self, old, number, reason, author)
-
-
-class StagedFunction:
-    """A plain function of a stage. It passes for the function: described and pickled as that, and bound to objects.
-
-    Args:
-        meter: of the stage.
-        function: the function.
-    """
-
-    def __init__(self, meter: Meter, function: Callable[..., Any]) -> None:
-        self._meter = meter
-        self._function = function
-        self._local = meter.local
-        functools.update_wrapper(self, function)
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        meter = self._meter
-        try:
-            tally = self._local.tally
-        except AttributeError:
-            tally = meter.tally()
-        track: Track = tally.track
-        if tally.track.current_task is not None:
-            track = tally.track.of_task()
-        outer, nested_before, since_before = track.meter, track.nested, tally.since
-        track.meter, track.nested = meter, 0
-        start = tally.since = clock()
-        try:
-            result = self._function(*args, **kwargs)
-        except BaseException as error:
-            tally.since = since_before
-            _failed(meter, tally, track, start, outer, nested_before, error)
-            raise
-        end = tally.last = clock()
-        tally.since = since_before
-        took = end - start
-        nested, track.nested = track.nested, nested_before + took
-        track.meter, track.last = outer, meter
-        if outer is not meter.parent:
-            meter.parent = outer
-        if nested:
-            tally.nested += nested
-        tally.record(took)
-        if end > tally.due:
-            tally.drain()
-        return result
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._function, name)
-
-    def __reduce__(self) -> Any:
-        """Pickle as a name that this object can be found under, else as the function itself."""
-        name, module = getattr(self, "__qualname__", ""), sys.modules.get(getattr(self, "__module__", ""))
-        found: Any = module
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        return name if found is self else (_same, (self._function,))
-
-
-def _same(function: Any) -> Any:
-    return function
-
-
-class Task:
-    """The work on one item, as a context manager; for one use.
-
-    Attributes:
-        nbytes: bytes that it handles.
-    """
-
-    __slots__ = ("_before", "_meter", "_number", "_start", "_tally", "_track", "nbytes")
-
-    def __init__(self, meter: Meter | None, nbytes: int) -> None:
-        self._meter = meter
-        self.nbytes = nbytes
-
-    def __enter__(self) -> Self:
-        meter = self._meter
-        if meter is not None:
-            self._tally = tally = meter.tally()
-            track: Track = tally.track
-            self._track = track = track if tally.track.current_task is None else tally.track.of_task()
-            self._before = (track.meter, track.nested)
-            track.meter, track.nested = meter, 0
-            tally.calls = self._number = tally.calls + 1
-            self._start = clock()
-            tally.open[self._number] = (self._start, None)  # others may be open in this thread, in other tasks
-            tally.peak = max(tally.peak, len(tally.open))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        meter = self._meter
-        if meter is None:
-            return
-        tally, track = self._tally, self._track
-        outer, nested_before = self._before
-        tally.open.pop(self._number, None)
-        tally.nbytes += self.nbytes
-        if error is not None:
-            _failed(meter, tally, track, self._start, outer, nested_before, error)
-            return
-        end = tally.last = clock()
-        took = end - self._start
-        nested, track.nested = track.nested, nested_before + took
-        track.meter, track.last = outer, meter
-        if outer is not meter.parent:
-            meter.parent = outer
-        if nested:
-            tally.nested += nested
-        tally.record(took)
-        if end > tally.due:
-            tally.drain()
-
-
-def _failed(
-    meter: Meter,
-    tally: Tally,
-    track: Track,
-    start: int,
-    outer: Meter | None,
-    nested_before: int,
-    error: BaseException,
-) -> None:
-    """Count a call that did not return."""
-    took = clock() - start
-    nested, track.nested = track.nested, nested_before + took
-    track.meter, track.last = outer, meter
-    tally.busy += took - nested
-    if isinstance(error, Exception):
-        tally.errors += 1
-
-
-def _unwrapped(function: Any) -> Any:
-    """Return what tells of which kind a function is."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.isroutine(function) or inspect.isclass(function):
-        return function
-    return getattr(function, "__call__", function)  # noqa: B004  # of which kind it is

@@ -60,7 +60,7 @@ class Channel:
         del self._waiting[sends][number]
         waited = clock() - start
         self._waited[sends] += waited
-        if track.meter is not None and not (sends and track.meter._pulls):
+        if track.meter is not None and not (sends and track.meter.pulls):
             track.nested += waited
 
     def blocked(self, now: int) -> int:
@@ -91,7 +91,7 @@ class Channel:
     def comes_from(self, stage: Meter) -> None:
         """Say which stage sends: what senders wait here is its blocked time."""
         self.after = stage
-        if not stage._pulls:
+        if not stage.pulls:
             stage.blocking.append(self.blocked)
         if self.queue is not None:
             self.queue.after = stage
@@ -99,7 +99,7 @@ class Channel:
     def goes_into(self, stage: Meter) -> None:
         """Say which stage receives: what receivers wait here is its starved time."""
         self.into = stage
-        if not stage._pulls:  # else it has counted that itself, as waiting inside of its calls
+        if not stage.pulls:  # else it has counted that itself, as waiting inside of its calls
             stage.starving.append(self.starved)
         if self.queue is not None:
             self.queue.into = stage

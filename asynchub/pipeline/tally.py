@@ -197,11 +197,8 @@ class Tally:
         counters.latencies += self.latencies
         counters.slowest, self.slowest = max(counters.slowest, self.slowest), 0
         counters.last = max(counters.last, self.last)
-        busy, since, under_way = (
-            self.busy + self.total - self.nested,
-            self.since,
-            [start for start, _ in list(self.open.values())],
-        )
+        busy, since = self.busy + self.total - self.nested, self.since
+        under_way = [start for start, _ in list(self.open.values())]
         if since:
             under_way.append(since)
         so_far = sum(max(now - start, 0) for start in under_way)
@@ -228,6 +225,7 @@ class Meter:
         parent: the stage in whose calls its own took place, in the same task; None if there is none.
         waits: whether its own time is spent waiting for other threads or processes, not working.
         loop_track: of the thread in which its async functions are called.
+        pulls: whether it is an iterator, which waits in the calls of what it iterates over.
     """
 
     def __init__(
@@ -249,7 +247,7 @@ class Meter:
         """Functions that return how long it has waited to hand on items so far."""
         self.group = ""
         """Name of the servers that it shares with other stages; empty if it has its own."""
-        self._pulls = False
+        self.pulls = False
         self._iterators: weakref.WeakSet[Any] = weakref.WeakSet()
         self._tallies: list[Tally] = []
         self.local = threading.local()
@@ -286,7 +284,7 @@ class Meter:
             iterator: it has ``since``, when its call that is under way began, 0 if none is; ``ident``, of the thread;
                 and ``waits_for``, the coroutine, or None.
         """
-        self._pulls = True
+        self.pulls = True
         with self._lock:
             self._iterators.add(iterator)
 
@@ -324,9 +322,10 @@ class Meter:
     def latencies(self) -> Counts:
         """Return how long finished items took, of shape ``(960,)``."""
         counts = empty()
-        for tally in self._tallies.copy():
-            tally.drain(wait=True)
-            counts += tally.latencies
+        with self._lock:
+            for tally in self._tallies:
+                tally.drain(wait=True)
+                counts += tally.latencies
         return counts
 
     def counters(self, now: int) -> Counters:
@@ -344,7 +343,7 @@ class Meter:
                     counters.in_flight += 1
                     counters.under_way += max(now - since, 0)
                     counters.oldest = min(since, counters.oldest or since)
-            if self._pulls:
+            if self.pulls:
                 counters.starved = sum(tally.starved for tally in self._tallies)
                 if self.waits:
                     counters.starved += counters.total
@@ -363,9 +362,9 @@ class Meter:
         if len(ended) < 2:
             return
         first, *others = ended
+        first.drain(wait=True)
         for tally in others:
-            tally.drain()
-            first.drain()
+            tally.drain(wait=True)
             for name in ("drained", "nested", "errors", "nbytes", "busy", "starved", "blocked", "on_loop", "total"):
                 setattr(first, name, getattr(first, name) + getattr(tally, name))
             first.latencies += tally.latencies

@@ -231,6 +231,7 @@ class Ticker:
             self._guarded(self._look)
             if number % LOOKS == 0:
                 self._guarded(lambda: self._tick(False))
+        self._guarded(self._look)  # it may have recovered since
         self._guarded(lambda: self._tick(True))
 
     def _guarded(self, call: Callable[[], object]) -> None:

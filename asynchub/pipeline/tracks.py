@@ -67,7 +67,7 @@ class ThreadTrack(Track):
         if task is None:
             if in_event_loop():  # a callback, or another loop than the one that was seen
                 native = current_token().native_token
-                if self.loop is None or self.loop.native is not native:
+                if self.loop is None or self.loop.native is not native or self.current_task is None:
                     self.see_loop()
                     return self.of_task()
             else:

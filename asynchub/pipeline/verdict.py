@@ -2,7 +2,8 @@
 
 The rule, in this order:
 
-1. fewer than 20 items of the consumer in the window, a window under 2 s, or the warm-up: ``unknown``;
+1. fewer than 20 items of the consumer in the window (5, if that is 10 s or more), a window under 2 s, or the warm-up:
+   ``unknown``;
 2. the event loop comes round late, and stages hold it more than 0.9 of the time: ``loop``, and the stage that holds it
    most; unless a stage in threads or processes is busier;
 3. the consumer waits less than 0.05 of its time: ``consumer``;
@@ -33,8 +34,10 @@ from asynchub.pipeline.report import Verdict
 
 __all__ = ("ConsumerFacts", "Facts", "Judge", "StageFacts", "judged")
 
-MIN_ITEMS = 20
-MIN_WINDOW = 2.0
+MIN_ITEMS, FEW_ITEMS = 20, 5
+LONG_WINDOW = 9.5
+"""Seconds from which few items will do: the steps of a large model take seconds."""
+MIN_WINDOW = 1.95
 """Seconds."""
 HARDLY_WAITS = 0.05
 SATURATED, BUSY = 0.85, 0.70
@@ -195,7 +198,7 @@ def judged(facts: Facts, before: Verdict | None = None) -> Verdict:
     before = before or Verdict()
     consumer = facts.consumer
     items = facts.items if consumer is None else consumer.items
-    if not facts.warm or items < MIN_ITEMS or facts.window < MIN_WINDOW:
+    if not facts.warm or facts.window < MIN_WINDOW or items < _least(facts.window):
         return Verdict(reason=_why_unknown(facts, items))
     groups = _grouped(facts.stages)
     busiest = max(groups, key=lambda group: group.utilisation, default=None)
@@ -237,12 +240,17 @@ def _percent(share: float) -> str:
     return f"{100 * min(share, 1.0):.0f} %"
 
 
+def _least(window: float) -> int:
+    """Return how many items of the consumer a window of so many seconds must have."""
+    return MIN_ITEMS if window < LONG_WINDOW else FEW_ITEMS
+
+
 def _why_unknown(facts: Facts, items: int) -> str:
     if not facts.warm:
         return "warming up"
     if facts.window < MIN_WINDOW:
-        return f"only {facts.window:.1f} s were seen, {MIN_WINDOW:g} are needed"
-    return f"only {items} items in {facts.window:.1f} s, {MIN_ITEMS} are needed"
+        return f"only {facts.window:.1f} s were seen, 2 are needed"
+    return f"only {items} items in {facts.window:.1f} s, {_least(facts.window)} are needed"
 
 
 def _grouped(stages: Sequence[StageFacts]) -> list[_Servers]:

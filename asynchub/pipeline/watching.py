@@ -42,6 +42,7 @@ class Watching:
         enabled: whether anything is watched.
         dump_workers: whether a worker process that stalls is asked for its stack.
         parts: what there is.
+        stages: those that were named, by name.
     """
 
     def __init__(self, hub: MessageHub, name: str, *, enabled: bool, scalars: bool, dump_workers: bool) -> None:
@@ -53,7 +54,7 @@ class Watching:
         self.dump_workers = dump_workers
         self.parts = Parts()
         self._outlet = Outlet(hub, self.name, scalars=scalars)
-        self._stages: dict[str, Stage] = {}
+        self.stages: dict[str, Stage] = {}
         self._lock = threading.RLock()
 
     def stage(self, name: str, concurrency: int | None = None, *, limited: bool = False) -> Stage:
@@ -72,16 +73,20 @@ class Watching:
         if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
             raise ArgumentError(f"concurrency must be an int above 0, got {concurrency!r:.80}")
         with self._lock:
-            stage = self._stages.get(name)
-            meter = self.parts.stage(name, concurrency)
+            stage = self.stages.get(name)
+            known = stage is not None and stage.adjustable
+            meter = self.parts.stage(name, None if known else concurrency)
             if stage is None or stage.meter is not meter:
-                stage = self._stages[name] = Stage(
+                stage = self.stages[name] = Stage(
                     meter,
                     limited=limited,
                     enabled=self.enabled,
                     changed=self._outlet.concurrency_changed,
                 )
-            stage.limited = stage.limited or limited
+            elif concurrency is not None and stage.adjustable:
+                stage.set_concurrency(concurrency)
+            if limited:
+                stage.limit()
             return stage
 
     def monitor(self, iterable: T, name: str) -> T:
@@ -110,12 +115,16 @@ class Watching:
             name: of the consumer, for people.
 
         Raises:
-            ArgumentError: it cannot be iterated over.
+            ArgumentError: it cannot be iterated over, or the name is malformed, or another than that of the consumer
+                that there is.
         """
+        checked_name("name", name)
         is_async = is_async_iterable(iterable, "consume")
         if not self.enabled:
             return iterable
         consumer = self.parts.take_consumer(name)
+        if consumer.name != name:
+            raise ArgumentError(f"pipeline {self.name!r} has a consumer already, {consumer.name!r}, got {name!r}")
         return cast("T", AsyncConsumed(consumer, iterable) if is_async else Consumed(consumer, iterable))
 
     def pause(self) -> AbstractContextManager[None]:
@@ -166,6 +175,11 @@ class Watching:
             ArgumentError: the name is malformed, or ``source`` is none of these.
         """
         checked_name("name", name)
+        for what, stage in (("after", after), ("into", into)):
+            if stage is not None:
+                checked_name(what, stage)
+        if capacity is not None and (type(capacity) is not int or capacity < 1):
+            raise ArgumentError(f"capacity must be an int above 0, or None, got {capacity!r:.80}")
         read = depth_reader(source, capacity)
         if self.enabled:
             meters = [None if stage is None else self.stage(stage).meter for stage in (after, into)]

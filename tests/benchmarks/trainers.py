@@ -5,8 +5,8 @@ as a multiple of the same trainer that logs to nobody; each logs a loss and anot
 rule that looks at each loss. It is CPU time of the thread that trains, which a busy machine changes little; what is not
 installed is left out, and said.
 
-Not shown: the wait for a GPU that reading a metric is; there, what reads nothing gains more. What other threads do, such
-as those of a writer. Checkpoints, and training in several processes.
+Not shown: the wait for a GPU that reading a metric is; there, what reads nothing gains more. What other threads do,
+such as those of a writer. Checkpoints, and training in several processes.
 """
 
 from __future__ import annotations

@@ -282,6 +282,17 @@ def test_a_checkpoint_that_is_asked_for_is_written_in_that_iteration(tmp_path: P
     assert [step for step, _ in series(other.hub)["train/loss"]] == [1, 2, 3]
 
 
+def test_a_program_that_answers_requests_itself_goes_on_doing_so() -> None:
+    run = Run()
+    asked: list[ParameterChangeRequested] = []
+    run.hub.on_request(ParameterChangeRequested, asked.append)
+    run.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: run.hub.request(ParameterChangeRequested(name="lr", value=0.25))
+    )
+    run.go(1)
+    assert (len(asked), run.lr) == (1, 0.5)
+
+
 def test_the_path_of_a_checkpoint_is_ignites(tmp_path: Path) -> None:
     run = Run()
     handler = HubHandler(run.hub, checkpoint=Checkpoint({"model": run.model}, str(tmp_path)))

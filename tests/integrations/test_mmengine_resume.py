@@ -272,6 +272,15 @@ def test_a_learning_rate_is_set_in_the_iteration_in_which_it_is_asked_for(tmp_pa
     assert [type(one) for one in answers] == [RequestApplied, RequestRefused]
 
 
+def test_a_program_that_answers_requests_itself_goes_on_doing_so(tmp_path: Path) -> None:
+    run = runner(tmp_path, HubHook(), Ask(2, CheckpointRequested()), epochs=1)
+    asked: list[CheckpointRequested] = []
+    run.message_hub.on_request(CheckpointRequested, asked.append)
+    run.train()
+    assert len(asked) == 1
+    assert not (tmp_path / "requested").exists()
+
+
 def test_settle_points_are_each_so_many_iterations_and_at_the_ends_of_epochs(tmp_path: Path) -> None:
     ask = Ask(0, ParameterChangeRequested(name="lr", value=0.25))
     runner(tmp_path, HubHook(settle_every=3), ask, epochs=1).train()

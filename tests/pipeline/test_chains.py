@@ -526,7 +526,6 @@ def test_a_second_iteration_begins_anew_where_it_would_without(mon: Pipeline) ->
     assert (counts(mon, "listed").items, counts(mon, "generated").items) == (6, 3)
 
 
-# known: Monitored lacks what Consumed has: def __bool__(self) -> bool: return bool(self._iterable)
 def test_what_is_monitored_has_its_length_its_attributes_and_its_truth(mon: Pipeline) -> None:
     class Loader:
         batch_size = 4

@@ -345,7 +345,6 @@ def test_a_consumer_that_does_nothing_has_no_figures(mon: Pipeline) -> None:
     assert (report.time_to_first_batch_s, report.waiting_s) == (None, 0.0)
 
 
-# known: consume does not check its name, which its keys begin with
 @pytest.mark.parametrize("name", ["", "a/b", "a*", 5, None])
 def test_a_name_that_cannot_be_part_of_a_key_is_refused(mon: Pipeline, name: Any) -> None:
     with pytest.raises(ArgumentError, match="name must be"):

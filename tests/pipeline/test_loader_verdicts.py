@@ -97,6 +97,7 @@ def check(case: str, **how: Any) -> None:
         assert slow.p95_ms > 3 * fast.p95_ms
 
 
+@pytest.mark.slow
 def test_the_verdict_on_one_slow_worker_is_right() -> None:
     check("worker")
 

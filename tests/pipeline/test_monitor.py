@@ -119,7 +119,6 @@ def test_a_call_that_is_refused_leaves_no_trace(
     assert (mon.parts.stages, mon.parts.queues, mon.parts.consumer, mon.parts.workers) == ({}, {}, None, [])
 
 
-# known: watch makes one stage before it has looked at the name of the other, and takes any capacity
 @pytest.mark.parametrize(
     "arguments", [{"after": "good", "into": "bad/"}, {"capacity": -1}, {"capacity": "3"}, {"capacity": 1.5}]
 )
@@ -374,11 +373,10 @@ def test_a_function_that_raises_at_each_report_does_not_end_the_thread(caplog: A
         for _ in range(3):
             reports.next()
     assert len(calls) == 4
-    assert len([record for record in caplog.records if "while watching a pipeline" in record.message]) == 1
+    assert len([record for record in caplog.records if "is told of reports" in record.message]) == 1
     assert mon.report().state == "done"
 
 
-# known: what one function raises keeps the others from being called, and the verdict from being published
 def test_a_function_that_raises_does_not_keep_others_from_being_called() -> None:
     mon = pipeline(interval=100.0)
     called: list[str] = []
@@ -433,7 +431,6 @@ def test_many_threads_ask_for_stages_and_reports_at_once(mon: Pipeline) -> None:
 # --- fork
 
 
-# known: Pipeline.forked must call self._reporter.forked(): a report may be under way, and hold its lock
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_goes_on_without_the_thread() -> None:
     script = """

@@ -214,7 +214,6 @@ async def test_wrong_arguments_are_refused_at_the_latest_when_the_first_result_i
     assert str(caught.value) == str(without.value)
 
 
-# known: Stage leaves the track in the stage when the call itself raises
 async def test_a_call_with_wrong_arguments_does_not_spoil_the_next_ones(mon: Pipeline) -> None:
     bad, inner = mon.stage("bad")(async_function), mon.stage("inner")(sync_function)
     with pytest.raises(TypeError):
@@ -446,7 +445,6 @@ async def test_calls_that_overlap_are_all_in_flight(mon: Pipeline) -> None:
 # --- generators
 
 
-# known: a staged generator loses the value that is returned
 def test_a_staged_generator_yields_and_returns_as_without(mon: Pipeline) -> None:
     def outer(function: Callable[..., Any]) -> Iterator[Any]:
         yield (yield from function(3))
@@ -495,7 +493,6 @@ SCRIPTS: dict[str, list[Callable[[Any], Any]]] = {
 }
 
 
-# known: the same
 @pytest.mark.parametrize("script", list(SCRIPTS.values()), ids=list(SCRIPTS))
 def test_send_throw_and_close_of_a_staged_generator_do_as_without(
     mon: Pipeline, script: list[Callable[[Any], Any]]
@@ -506,7 +503,6 @@ def test_send_throw_and_close_of_a_staged_generator_do_as_without(
     assert logs[0] == logs[1]
 
 
-# known: Pull passes send on without counting
 def test_items_that_are_sent_for_are_counted(mon: Pipeline) -> None:
     generator = mon.stage("it")(echo_into([]))()
     next(generator)
@@ -555,7 +551,6 @@ ASYNC_SCRIPTS: dict[str, list[Callable[[Any], Any]]] = {
 }
 
 
-# known: a staged async generator hands neither asend nor athrow on
 @pytest.mark.parametrize("script", list(ASYNC_SCRIPTS.values()), ids=list(ASYNC_SCRIPTS))
 async def test_asend_athrow_and_aclose_of_a_staged_generator_do_as_without(
     mon: Pipeline, script: list[Callable[[Any], Any]]
@@ -697,7 +692,6 @@ async def test_every_form_nests_in_every_other(mon: Pipeline, fails: bool) -> No
     assert all(counts(mon, name).errors == (3 if fails else 0) for name in names)
 
 
-# known: ThreadTrack.of_task takes a loop that runs again for one that it knows, without its way to ask for the task
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop"])
 def test_calls_of_a_loop_that_runs_again_do_not_mix(mon: Pipeline, backend: str) -> None:
     work = mon.stage("it")(anyio.sleep)
@@ -733,7 +727,6 @@ def test_a_task_is_an_item_with_its_bytes(mon: Pipeline) -> None:
     assert counted.total >= 10_000_000
 
 
-# known: Task takes the thread's track, as long as nothing else has seen the event loop
 async def test_tasks_of_many_tasks_overlap(mon: Pipeline) -> None:
     stage = mon.stage("it")
 

@@ -16,9 +16,9 @@ import pytest
 import trio
 
 from asynchub.hub import MessageHub
+from asynchub.pipeline.calls import LONG, SAMPLED
 from asynchub.pipeline.clock import SECOND, clock
 from asynchub.pipeline.monitor import Pipeline
-from asynchub.pipeline.stages import LONG, SAMPLED
 from asynchub.pipeline.stepping import Stepped
 from asynchub.pipeline.tally import Tally
 

@@ -123,7 +123,6 @@ def test_threads_that_end_leave_their_counts_while_somebody_reads() -> None:
     assert len(meter._tallies) < 20, "the tallies of ended threads are put into one"
 
 
-# known: Meter._retire drains without waiting for another reader, and drops what that one has not sorted yet
 def test_two_readers_lose_nothing_of_threads_that_end() -> None:
     meter = Meter("decode")
     decode = staged(meter, lambda: None)

@@ -42,10 +42,12 @@ def facts(*stages: StageFacts, **others: Any) -> Facts:
         ({"warm": False}, "unknown", "warming up"),
         ({"window": 1.9}, "unknown", "only 1.9 s were seen, 2 are needed"),
         ({"window": 2.0}, "stage", ""),
-        ({"consumer": consumer(items=19)}, "unknown", "only 19 items in 10.0 s, 20 are needed"),
-        ({"consumer": consumer(items=20)}, "stage", ""),
-        ({"consumer": None, "items": 19}, "unknown", "only 19 items"),
-        ({"consumer": None, "items": 20}, "stage", ""),
+        ({"consumer": consumer(items=19), "window": 9.0}, "unknown", "only 19 items in 9.0 s, 20 are needed"),
+        ({"consumer": consumer(items=4)}, "unknown", "only 4 items in 10.0 s, 5 are needed"),
+        ({"consumer": consumer(items=5)}, "stage", ""),
+        ({"consumer": consumer(items=20), "window": 9.0}, "stage", ""),
+        ({"consumer": None, "items": 19, "window": 9.0}, "unknown", "only 19 items"),
+        ({"consumer": None, "items": 20, "window": 9.0}, "stage", ""),
     ],
 )
 def test_too_little_is_judged_unknown_and_the_reason_says_what_is_missing(

@@ -119,7 +119,8 @@ FEW, MANY = ((0.3, 4), (0.04, 1)), ((0.8, 12), (LONG, 1))
 """The slower call is not the slower stage if it does 12 at once, and is if it does 4: who looks at latencies errs."""
 
 
-@pytest.mark.parametrize("inside", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["inside", "outside"])
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
 def test_spdl_the_stage_with_the_largest_latency_is_not_named_when_another_limits(inside: bool) -> None:
     found = watched(Spdl(*MANY, inside=inside), ("stage", "decode"))
     assert found.blamed == ("stage", "decode"), str(found.report)
@@ -235,6 +236,7 @@ def loader_of(*stages: tuple[str, float, int]) -> Make:
     return make
 
 
+@pytest.mark.slow
 def test_nodes_the_slow_one_is_named_though_another_is_pulled_from_where_the_consumer_waits() -> None:
     make = loader_of(("decode", 0.02, 2), ("augment", 0.08, 2), ("collate", 0.015, 1))
     found = watched(make, ("stage", "augment"))
