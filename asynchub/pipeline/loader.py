@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from asynchub.errors import ArgumentError
 from asynchub.pipeline.calls import StagedFunction
-from asynchub.pipeline.loader_meters import loader_meters
+from asynchub.pipeline.loader_meters import LoaderMeter, loader_meters
 from asynchub.pipeline.loader_rows import Generation, Rows
 from asynchub.pipeline.loader_workers import LoaderWorkers
 from asynchub.pipeline.parts import Parts
@@ -66,7 +66,8 @@ def watch_loader(pipeline: Watcher, loader: DataLoader[Any], name: str) -> DataL
     Args:
         pipeline: of whose parts it becomes one.
         loader: the loader. If its persistent workers run already, it stays as it is, and a warning says so.
-        name: of its stages: ``loader`` gives ``loader.dataset`` and ``loader.collate``.
+        name: of its stages: ``loader`` gives ``loader.dataset`` and ``loader.collate``. Loaders of one name, such as
+            new ones for each epoch, are one to it: their counts add up.
 
     Raises:
         ArgumentError: it is not a ``DataLoader``.
@@ -111,15 +112,22 @@ class _Iterators:
         self._loader = weakref.ref(loader)
         self._name = name
         self._parts = weakref.ref(pipeline.parts)
-        self._rows = Rows()
-        self._dataset, self._collate = loader_meters(name, self._rows)
+        dataset, collate = (pipeline.parts.stages.get(f"{name}.{part}") for part in ("dataset", "collate"))
+        if isinstance(dataset, LoaderMeter) and isinstance(collate, LoaderMeter):  # a new loader for each epoch
+            self._dataset, self._collate, self._rows = dataset, collate, dataset.rows
+        else:
+            self._rows = Rows()
+            self._dataset, self._collate = loader_meters(name, self._rows)
+            self._add(pipeline)
         self._with_dumps = pipeline.dump_workers and hasattr(faulthandler, "register")  # not on Windows
         self._lock = threading.RLock()
-        workers = LoaderWorkers(name, self._rows, max(round(pipeline.window / pipeline.interval), 1))
         self._serve(loader.num_workers)
+
+    def _add(self, pipeline: Watcher) -> None:
+        workers = LoaderWorkers(self._name, self._rows, max(round(pipeline.window / pipeline.interval), 1))
         pipeline.parts.add_stage(self._dataset)
         pipeline.parts.add_stage(self._collate)
-        pipeline.parts.add_queue(QueueMeter(f"{name}.ready", workers.ready, after=self._collate))
+        pipeline.parts.add_queue(QueueMeter(f"{self._name}.ready", workers.ready, after=self._collate))
         pipeline.parts.workers.append(workers)
 
     def is_of(self, pipeline: Watcher, name: str) -> bool:

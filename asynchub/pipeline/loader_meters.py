@@ -19,11 +19,14 @@ class LoaderMeter(Meter):
         name: of the stage.
         rows: of all workers.
         part: of a row that is the stage's.
+
+    Attributes:
+        rows: of all workers.
     """
 
     def __init__(self, name: str, rows: Rows, part: Part) -> None:
         super().__init__(name)
-        self._rows = rows
+        self.rows = rows
         self._part = part
 
     def serve(self, workers: int, group: str) -> None:
@@ -36,17 +39,17 @@ class LoaderMeter(Meter):
     def under_way(self) -> list[tuple[int, int, Any]]:
         """Return of each call under way since when, the identifier of its thread, and None; of a worker's that is 0."""
         found = super().under_way()
-        for generation in self._rows.live():
+        for generation in self.rows.live():
             found += [(row.since, 0, None) for row in generation.look() if row.at is self._part]
         return sorted(found, key=lambda call: call[0])
 
     def latencies(self) -> Counts:
         """Return how long finished items took, of shape ``(960,)``."""
-        return super().latencies() + self._rows.latencies(self._part)
+        return super().latencies() + self.rows.latencies(self._part)
 
     def counters(self, now: int) -> Counters:
         """Return what it has counted so far."""
-        counters, part, sums = super().counters(now), self._part, self._rows.sums(now)
+        counters, part, sums = super().counters(now), self._part, self.rows.sums(now)
         numbers = sums.numbers
         counters.items += int(numbers[part.items])
         counters.errors += int(numbers[part.errors])
@@ -68,7 +71,7 @@ class LoaderMeter(Meter):
     def forked(self) -> None:
         """Go on in a child process."""
         super().forked()
-        self._rows.forked()
+        self.rows.forked()
 
 
 def loader_meters(name: str, rows: Rows) -> tuple[LoaderMeter, LoaderMeter]:

@@ -166,7 +166,8 @@ class Pipeline(Watching):
         Args:
             loader: the loader. While it makes an iterator, its ``collate_fn`` and ``worker_init_fn`` are ones that call
                 its own. If its persistent workers run already, it is left alone, and a warning says so.
-            name: of the stages: ``loader`` gives ``loader.dataset`` and ``loader.collate``; another for each loader.
+            name: of the stages: ``loader`` gives ``loader.dataset`` and ``loader.collate``. A loader that is made anew
+                for each epoch keeps its name; others have names of their own.
 
         Raises:
             ArgumentError: it is not a ``DataLoader``.
