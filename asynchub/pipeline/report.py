@@ -36,6 +36,7 @@ no stage alone. ``"unsaturated"``: no stage at all; they wait for each other, an
 """
 State = Literal["warmup", "ok", "input_bound", "stalled", "done"]
 R = TypeVar("R")
+_NAMES: dict[type[Any], tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,23 +298,35 @@ class PipelineFigures:
             yield f"{root}/loop/lag_ms.p95", self.loop.lag_ms_p95
 
 
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    """Return the names of the fields of a dataclass; none of what is no dataclass."""
+    names = _NAMES.get(kind)
+    if names is None:
+        found = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        names = _NAMES[kind] = tuple(field.name for field in found)
+    return names
+
+
 def _numbers(part: Any) -> Iterator[tuple[str, float]]:
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, Latency):
-            for name, number in _numbers(value):
-                yield f"{field.name}.{name}", number
+    for name in _names(type(part)):
+        value = getattr(part, name)
+        if type(value) is Latency:
+            for inner, number in _numbers(value):
+                yield f"{name}.{inner}", number
         elif isinstance(value, int | float) and math.isfinite(value):
-            yield field.name, value
+            yield name, value
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        found = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: _plain(one) for name, one in found if one is not None}
-    if isinstance(value, tuple):
+    kind = type(value)
+    if kind is float or kind is int or kind is str:
+        return value
+    if kind is tuple:
         return [_plain(one) for one in value]
-    return value
+    names = _names(kind)
+    if not names:
+        return value
+    return {name: _plain(one) for name in names if (one := getattr(value, name)) is not None}
 
 
 def _made(kind: type[R], fields: Mapping[str, Any]) -> R:
