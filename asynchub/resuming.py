@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio.to_thread
 
@@ -37,9 +37,12 @@ from asynchub.saving import PendingSave, Save, Saver
 from asynchub.standing import handled
 from asynchub.state import hub_part, loadable, resumable, thawed
 
-__all__ = ("Resuming",)
+__all__ = ("Late", "Resuming")
 
 logger = logging.getLogger("asynchub")
+
+Late = Literal["raise", "leave out"]
+"""What to do about a subscriber whose state is not to be had in time."""
 
 
 @dataclass(eq=False)
@@ -168,11 +171,12 @@ class Resuming(Feed):
 
     # --- state dicts
 
-    def state_dict(self, timeout: float | None = 30.0) -> dict[str, Any]:
+    def state_dict(self, timeout: float | None = 30.0, *, late: Late = "raise") -> dict[str, Any]:
         """Return the resumable state: deep copies of the keys whose ``resumed`` is true, and subscribers' states.
 
         Args:
             timeout: seconds to wait for observers to have handled what was published so far.
+            late: what to do about those that have not by then: raise, or leave their states out, and log a warning.
 
         Raises:
             DeadlockError: called by a subscriber, or on the observers' own loop, while one has not handled all that was
@@ -181,9 +185,20 @@ class Resuming(Feed):
         """
         deadline = deadline_in(timeout)
         self._bus.drain(timeout)
+        if late == "leave out":
+            return self._state_without_late(deadline)
         self._wait_here(self._catching_up(), deadline)
         cut = self._cut()
         self._wait_here(cut.ready, deadline)
+        return thawed(cut.whole())
+
+    def _state_without_late(self, deadline: float | None) -> dict[str, Any]:
+        if not self._on_observers_loop():
+            self._catching_up().wait(seconds_until(deadline))
+        cut = self._cut()
+        if not cut.ready.wait(0 if self._on_observers_loop() else seconds_until(deadline)):
+            logger.warning("a state of hub %r lacks that of subscribers: %s", self.instance_name, self._laggards())
+        cut.subscribers = dict(cut.subscribers)  # those that come later are not in it
         return thawed(cut.whole())
 
     def load_state_dict(self, state_dict: Any) -> None:

@@ -25,9 +25,13 @@ from asynchub.taps import Tap
 __all__ = ("Hosted", "change_parameter", "hub_from_bytes", "hub_to_bytes")
 
 
+PATIENCE = 1.0
+"""Seconds that a checkpoint waits for observers, such as loggers; the states of those that are later are left out."""
+
+
 def hub_to_bytes(hub: MessageHub) -> bytes:
     """Return the resumable state of a hub as bytes."""
-    state = hub.state_dict()
+    state = hub.state_dict(PATIENCE, late="leave out")
     tree = packed(state, hub.instance_name, encode_column)
     return dumps({"run_id": hub.run_id, "hub": tree}, registry=hub.registry)
 
