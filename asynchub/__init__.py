@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from asynchub.journal.journal import Journal
     from asynchub.journal.recovering import recover
     from asynchub.pipeline.chains import monitor
+    from asynchub.pipeline.controller import HillClimbing
     from asynchub.pipeline.monitor import Pipeline
     from asynchub.pipeline.pipeline_report import PipelineReport
     from asynchub.subscribers.batch_size import BatchSizeScheduler
@@ -113,6 +114,7 @@ __all__ = (
     "EventsDropped",
     "GradNoiseScale",
     "GraphCaptureError",
+    "HillClimbing",
     "HistoryBuffer",
     "HubMonitor",
     "HubStatistics",
@@ -190,6 +192,7 @@ _LAZY = {
     "CsvLogger": "subscribers.csv",
     "EarlyStopping": "subscribers.early_stopping",
     "GradNoiseScale": "subscribers.noise_scale",
+    "HillClimbing": "pipeline.controller",
     "HubMonitor": "subscribers.hub_monitor",
     "Journal": "journal.journal",
     "JsonlLogger": "subscribers.jsonl",

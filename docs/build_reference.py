@@ -50,7 +50,10 @@ class Module:
         self.values: dict[str, tuple[str, str]] = {}
         for node, below in zip(tree.body, [*tree.body[1:], None], strict=False):
             if isinstance(node, ast.Assign | ast.AnnAssign):
-                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in [
+                    one for some in targets for one in (some.elts if isinstance(some, ast.Tuple) else [some])
+                ]:
                     if isinstance(target, ast.Name):
                         self.values[target.id] = (ast.unparse(node), _text_of(below))
                         if target.id == "__all__" and node.value is not None:

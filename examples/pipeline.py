@@ -12,10 +12,8 @@ import anyio.to_thread
 import torch
 from sklearn.datasets import load_digits
 
-from asynchub import ConcurrencyChanged, MessageHub
+from asynchub import ConcurrencyChanged, HillClimbing, MessageHub, Pipeline
 from asynchub.demo import Training
-from asynchub.pipeline.controller import HillClimbing
-from asynchub.pipeline.monitor import Pipeline
 
 FILE, FILES_A_BATCH = 16, 2  # digits in a file
 torch.set_num_threads(1)
