@@ -1,16 +1,18 @@
-"""Digits are fetched, decoded in one thread, and trained on: the monitor finds the bottleneck, a controller mends it.
+"""Digits are fetched, decoded one at a time by SPDL, and trained on: the monitor names decode, a controller mends it.
 
 python examples/pipeline.py
 """
 
 import time
 import zlib
+from itertools import count
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import torch
 from sklearn.datasets import load_digits
+from spdl.pipeline import PipelineBuilder
 
 from asynchub import ConcurrencyChanged, HillClimbing, MessageHub, Pipeline
 from asynchub.demo import Training
@@ -25,7 +27,6 @@ hub = MessageHub("digits")
 training = Training(hub, Path("run"), seed=0)
 mon = Pipeline(hub, interval=0.25, window=2.25, warmup=0.25)  # short, for a short run
 mon.on_report(HillClimbing(mon))
-decoding = mon.stage("decode", concurrency=1, limited=True)
 
 
 @mon.stage("fetch", concurrency=2)
@@ -34,54 +35,52 @@ async def fetch(number):
     return files[number % len(files)]
 
 
-@decoding
-def decode(file):
+def decoded(file):
     time.sleep(0.018)  # stands for a decoder that lets go of the interpreter
     return torch.frombuffer(bytearray(zlib.decompress(file[0])), dtype=torch.float32).view(-1, 1, 8, 8), file[1]
 
 
-def step(images, labels):
-    training.step(images, labels)
-    time.sleep(0.01)  # stands for a larger network, on an accelerator
+@mon.stage("decode", concurrency=1, limited=True)  # one at a time, until somebody wants more
+async def decode(file):
+    return await anyio.to_thread.run_sync(decoded, file)
 
 
-async def main() -> None:
-    numbers = iter(range(10**9))
-    (send_file, fetched), (send_decoded, decoded) = mon.channel("fetched", 16), mon.channel("decoded", 16)
+def collate(parts):
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
-    async def fetcher() -> None:
-        for number in numbers:
-            await send_file.send(await fetch(number))
 
-    async def decoder() -> None:
-        async for file in fetched:
-            await send_decoded.send(await anyio.to_thread.run_sync(decode, file, limiter=decoding.limiter))
+pipeline = (
+    PipelineBuilder()
+    .add_source(count())
+    .pipe(fetch, concurrency=2, name="fetch")
+    .pipe(decode, concurrency=16, name="decode")
+    .aggregate(FILES_A_BATCH)
+    .pipe(collate, name="collate")
+    .add_sink(4)
+    .build(num_threads=2, **mon.spdl())
+)
 
-    async def batches():
-        while True:
-            parts = [await decoded.receive() for _ in range(FILES_A_BATCH)]
-            yield [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
-    @hub.on(ConcurrencyChanged)
-    async def tell(event) -> None:
-        print(f"{event.stage}: {event.old} -> {event.new} at once, {event.reason}")
+@hub.on(ConcurrencyChanged)
+async def tell(event) -> None:
+    print(f"{event.stage}: {event.old} -> {event.new} at once, {event.reason}")
 
-    before = after = None
-    async with hub, mon, anyio.create_task_group() as tasks, send_file, fetched, send_decoded, decoded:
-        for task in (fetcher, fetcher, *[decoder] * 16):
-            tasks.start_soon(task)
-        with anyio.move_on_after(10):
-            async for images, labels in mon.consume(batches()):
-                await anyio.to_thread.run_sync(step, images, labels)
-                after = mon.report()
-                if before is None and after.verdict.kind != "unknown":
-                    before = after
-                    print(before, "\n", flush=True)
-                elif after.verdict.kind == "consumer":  # training is what limits it now
-                    break
-        tasks.cancel_scope.cancel()
-    waited = [f"{report.consumer.wait_fraction:.0%} of the time" for report in (before or after, after)]
+
+def main() -> None:
+    before = after = mon.report()
+    end = time.monotonic() + 10
+    with hub, mon, pipeline.auto_stop():
+        for images, targets in mon.consume(pipeline):
+            training.step(images, targets)
+            time.sleep(0.01)  # stands for a larger network, on an accelerator
+            after = mon.report()
+            if before.verdict.kind == "unknown" != after.verdict.kind:
+                before = after
+                print(before, "\n", flush=True)
+            elif after.verdict.kind == "consumer" or time.monotonic() > end:
+                break  # training is what limits it now
+    waited = [f"{report.consumer.wait_fraction:.0%} of the time" for report in (before, after)]
     print(f"\n{after}\n\nwaiting for data:", ", then ".join(waited))
 
 
-anyio.run(main)
+main()

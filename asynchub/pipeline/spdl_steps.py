@@ -97,7 +97,8 @@ class Plan:
             of_others = sum(one.concurrency for one in self._steps.values() if one.meter and one.meter.name == name)
         else:
             name, of_others = _unique(name, {meter.name for meter in meters}), 0
-        meter = self.parts.stage(name, step.concurrency + of_others)
+        limited = name in self._named and self._named[name].adjustable  # then its limiter says how many, not SPDL
+        meter = self.parts.stage(name, None if limited else step.concurrency + of_others)
         flow = [one.meter or meter for one in self._steps.values() if one.meter is not None or one is step]
         self.parts.put_last(flow)
         return meter
