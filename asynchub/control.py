@@ -141,6 +141,10 @@ class SettlePoint:
 
     # --- requests
 
+    def applied_by(self, kind: type[Request]) -> Apply | None:
+        """Return what applies requests of this very kind; None if nothing does."""
+        return self._apply.get(kind)
+
     def on_request(self, kind: type[Request], apply: Apply) -> None:
         """Have ``apply`` called with each request of ``kind``, or of a subclass that has none of its own.
 

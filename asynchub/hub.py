@@ -248,6 +248,10 @@ class MessageHub(Resuming):
         self._settle_point.on_request(kind, apply)
         return apply
 
+    def applied_by(self, kind: type[Request]) -> Apply | None:
+        """Return what ``on_request`` was given for this very kind of requests; None if that is nothing."""
+        return self._settle_point.applied_by(kind)
+
     def apply_requests(self) -> int:
         """Apply pending requests in this thread, without running control subscribers; return how many there were."""
         return self._settle_point.apply_requests()

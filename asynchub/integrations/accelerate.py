@@ -16,7 +16,7 @@ Resume: the hub's state is in the folder that ``accelerator.save_state`` writes,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from typing import Any
 from asynchub.errors import ArgumentError, LifecycleError, StateDictError
 from asynchub.events import CheckpointSaved
 from asynchub.hub import MessageHub
-from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
+from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes, serve
 from asynchub.integrations.ranks import Ranks
-from asynchub.requests import CheckpointRequested, ParameterChangeRequested, Request
+from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.taps import Tap
 
 try:
@@ -152,9 +152,9 @@ class HubTracker(GeneralTracker):  # type: ignore[misc]  # accelerate has no typ
             self._ranks = Ranks(accelerator.is_main_process, optimizers)
         if accelerator.is_main_process:
             if optimizers:
-                self._serve(ParameterChangeRequested, self._change)
+                serve(self.hub, ParameterChangeRequested, self._change)
             if self._folder is not None or accelerator.project_configuration.automatic_checkpoint_naming:
-                self._serve(CheckpointRequested, self._want)
+                serve(self.hub, CheckpointRequested, self._want)
 
     def settle(self) -> bool:
         """Settle on the main process, do on all of them what was decided there, and tell whether to stop.
@@ -203,12 +203,6 @@ class HubTracker(GeneralTracker):  # type: ignore[misc]  # accelerate has no typ
         if self._ranks is not None and not self._watching:
             self._watching = True
             self._ranks.watch()
-
-    def _serve(self, kind: type[Request], apply: Callable[[Any], None]) -> None:
-        """Have ``apply`` called with requests of a kind, unless the program has said itself what is."""
-        said = self.hub._settle_point._apply.get(kind)
-        if said is None or isinstance(getattr(said, "__self__", None), HubTracker):
-            self.hub.on_request(kind, apply)
 
     def _change(self, request: ParameterChangeRequested) -> None:
         for optimizer in self._optimizers:

@@ -9,7 +9,7 @@ Threads: the trainer's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,11 +18,11 @@ from asynchub.codec.encoder import dumps
 from asynchub.columns import encode_column
 from asynchub.errors import ArgumentError
 from asynchub.hub import MessageHub
-from asynchub.requests import ParameterChangeRequested
+from asynchub.requests import ParameterChangeRequested, Request
 from asynchub.state import packed, unpacked
 from asynchub.taps import Tap
 
-__all__ = ("Hosted", "change_parameter", "hub_from_bytes", "hub_to_bytes")
+__all__ = ("Hosted", "change_parameter", "hub_from_bytes", "hub_to_bytes", "serve")
 
 
 PATIENCE = 1.0
@@ -139,6 +139,23 @@ class Hosted:
                 self.hub.update_info(key, value, step=step)
         if scalars:
             self.hub.update_scalars(scalars, step=step)
+
+
+class _Served:
+    """What an integration does with requests; another one, later, may take its place."""
+
+    def __init__(self, apply: Callable[[Any], object]) -> None:
+        self._apply = apply
+
+    def __call__(self, request: Request) -> None:
+        self._apply(request)
+
+
+def serve(hub: MessageHub, kind: type[Request], apply: Callable[[Any], object]) -> None:
+    """Have ``apply`` called with requests of a kind, unless the program has said itself what becomes of them."""
+    said = hub.applied_by(kind)
+    if said is None or isinstance(said, _Served):
+        hub.on_request(kind, _Served(apply))
 
 
 def change_parameter(groups: Iterable[dict[str, Any]], request: ParameterChangeRequested) -> None:

@@ -23,9 +23,9 @@ import torch
 from asynchub.errors import ArgumentError, LifecycleError, StateDictError
 from asynchub.events import CheckpointSaved
 from asynchub.hub import MessageHub
-from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
+from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes, serve
 from asynchub.integrations.ranks import Ranks
-from asynchub.requests import CheckpointRequested, ParameterChangeRequested, Request
+from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.taps import Tap
 
 try:
@@ -163,9 +163,9 @@ class HubHandler:
             self._ranks = Ranks(self._zero, self._optimizers)
         if self._zero:
             if self._checkpoint is not None:
-                self._serve(CheckpointRequested, self._want)
+                serve(self.hub, CheckpointRequested, self._want)
             if self._optimizers:
-                self._serve(ParameterChangeRequested, self._change)
+                serve(self.hub, ParameterChangeRequested, self._change)
             self._hosted.begin(state.iteration)
             if state.max_epochs is not None:
                 self.hub.update_info("max_epochs", state.max_epochs)
@@ -287,12 +287,6 @@ class HubHandler:
         if self._ranks is not None and not self._watching:
             self._watching = True
             self._ranks.watch()
-
-    def _serve(self, kind: type[Request], apply: Callable[[Any], None]) -> None:
-        """Have ``apply`` called with requests of a kind, unless the program has said itself what is."""
-        said = self.hub._settle_point._apply.get(kind)
-        if said is None or isinstance(getattr(said, "__self__", None), HubHandler):
-            self.hub.on_request(kind, apply)
 
     def _change(self, request: ParameterChangeRequested) -> None:
         for optimizer in self._optimizers:

@@ -30,7 +30,7 @@ from asynchub.errors import ArgumentError
 from asynchub.events import CheckpointSaved
 from asynchub.every import EPOCH_KEY
 from asynchub.hub import MessageHub
-from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
+from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes, serve
 from asynchub.integrations.ranks import Ranks
 from asynchub.integrations.schedules import Schedules
 from asynchub.requests import CheckpointRequested, ParameterChangeRequested
@@ -204,8 +204,8 @@ class HubCallback(Callback):
             self._ranks = Ranks(self._zero, trainer.optimizers, trainer.strategy.broadcast)
         if self._zero:
             hub = self.hub
-            hub.on_request(CheckpointRequested, self._want)
-            hub.on_request(ParameterChangeRequested, lambda request: _change(trainer, request))
+            serve(hub, CheckpointRequested, self._want)
+            serve(hub, ParameterChangeRequested, lambda request: _change(trainer, request))
             self._here, self._trained = self._hosted, True
             self._hosted.begin(trainer.global_step)
             for key, most in (("max_epochs", trainer.max_epochs), ("max_iters", trainer.max_steps)):

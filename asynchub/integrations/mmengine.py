@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -23,9 +23,9 @@ from asynchub.errors import ArgumentError, LifecycleError
 from asynchub.events import CheckpointSaved
 from asynchub.history import HistoryBuffer, allow_in_torch_load
 from asynchub.hub import MessageHub
-from asynchub.integrations.hosting import change_parameter
+from asynchub.integrations.hosting import change_parameter, serve
 from asynchub.integrations.ranks import Ranks
-from asynchub.requests import CheckpointRequested, ParameterChangeRequested, Request
+from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.runner import Attachment
 from asynchub.taps import Tap
 
@@ -222,8 +222,8 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
         self._optimizers = _optimizers(runner)
         if runner.world_size > 1:
             self._ranks = Ranks(runner.rank == 0, self._optimizers)
-        self._serve(hub, ParameterChangeRequested, self._change)
-        self._serve(hub, CheckpointRequested, self._want)
+        serve(hub, ParameterChangeRequested, self._change)
+        serve(hub, CheckpointRequested, self._want)
         self._settle(runner)
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
@@ -286,12 +286,6 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
             self._wanted = self._wanted or CheckpointRequested()
         elif self._ranks is not None:
             self._wanted = None
-
-    def _serve(self, hub: MessageHub, kind: type[Request], apply: Callable[[Any], None]) -> None:
-        """Have ``apply`` called with requests of a kind, unless the program has said itself what is."""
-        said = hub._settle_point._apply.get(kind)
-        if said is None or isinstance(getattr(said, "__self__", None), HubHook):
-            hub.on_request(kind, apply)
 
     def _change(self, request: ParameterChangeRequested) -> None:
         for optimizer in self._optimizers:

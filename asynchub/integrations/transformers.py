@@ -26,7 +26,7 @@ from asynchub.errors import ArgumentError, StateError
 from asynchub.events import CheckpointSaved
 from asynchub.every import EPOCH_KEY
 from asynchub.hub import MessageHub
-from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes
+from asynchub.integrations.hosting import Hosted, change_parameter, hub_from_bytes, hub_to_bytes, serve
 from asynchub.integrations.ranks import Ranks
 from asynchub.integrations.schedules import Schedules
 from asynchub.requests import CheckpointRequested, ParameterChangeRequested
@@ -105,8 +105,8 @@ class HubTrainerCallback(TrainerCallback, ExportableState):
             self._hosted.end()  # if it raised the last time, nobody has told us
             if state.global_step > 0:
                 self._resume(state)
-            hub.on_request(CheckpointRequested, self._want)
-            hub.on_request(ParameterChangeRequested, self._change)
+            serve(hub, CheckpointRequested, self._want)
+            serve(hub, ParameterChangeRequested, self._change)
             self._hosted.begin(state.global_step)
             hub.update_info("max_iters", state.max_steps)
             hub.update_info("max_epochs", state.num_train_epochs)

@@ -161,7 +161,158 @@ def transformers(steps: int, folder: Path) -> Group:
     }
 
 
-TRAINERS: dict[str, Callable[[int, Path], Group]] = {"lightning": lightning, "transformers": transformers}
+def ignite(steps: int, folder: Path) -> Group:
+    from ignite.engine import Engine, Events
+    from ignite.handlers.tensorboard_logger import OutputHandler, TensorboardLogger
+
+    from asynchub.integrations.ignite import HubHandler
+
+    data = torch.utils.data.DataLoader(batches(steps), batch_size=BATCH)  # type: ignore[arg-type]  # a list will do
+
+    def run(attach: Callable[[Engine], Any]) -> float:
+        model, clock = Layer(), Clock()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def step(engine: Engine, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            optimizer.zero_grad()
+            found = model(**batch)
+            found["loss"].backward()
+            optimizer.step()
+            right = (found["logits"].argmax(1) == batch["labels"]).float().sum()
+            return {"loss": found["loss"].detach(), "right": right}
+
+        trainer = Engine(step)
+        trainer.add_event_handler(Events.EPOCH_STARTED, clock.begin)
+        with contextlib.ExitStack() as scope:
+            scope.enter_context(attach(trainer))
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, clock.end)
+            trainer.run(data)
+        return (clock.ended - clock.began) / steps
+
+    def board(trainer: Engine) -> Any:
+        logger = TensorboardLogger(log_dir=str(folder))
+        handler = OutputHandler(tag="train", output_transform=lambda output: output)
+        logger.attach(trainer, log_handler=handler, event_name=Events.ITERATION_COMPLETED)
+        return logger
+
+    return {
+        "ignite, no logger": lambda: run(lambda trainer: contextlib.nullcontext()),
+        "TensorboardLogger": lambda: run(board),
+        "HubHandler": lambda: run(lambda trainer: HubHandler(watched("train/loss")).attach(trainer)),
+    }
+
+
+def accelerate(steps: int, folder: Path) -> Group:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from asynchub.integrations.accelerate import HubTracker
+
+    data = torch.utils.data.DataLoader(batches(steps), batch_size=BATCH)  # type: ignore[arg-type]  # a list will do
+
+    def run(log_with: Any = None, tracker: HubTracker | None = None) -> float:
+        accelerator = Accelerator(cpu=True, log_with=log_with or tracker, project_dir=folder)
+        net = Layer()
+        model, optimizer = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        accelerator.init_trackers("bench")
+        if tracker is not None:
+            tracker.attach(accelerator, optimizer)
+        begun = time.perf_counter()
+        for step, batch in enumerate(data, start=1):
+            optimizer.zero_grad()
+            found = model(**batch)
+            accelerator.backward(found["loss"])
+            optimizer.step()
+            right = (found["logits"].argmax(1) == batch["labels"]).float().sum()
+            values = {"train/loss": found["loss"].detach(), "train/right": right}
+            if tracker is not None:
+                accelerator.log(values, step=step)
+                tracker.settle()
+            elif log_with is not None:  # its tracker takes numbers
+                accelerator.log({key: value.item() for key, value in values.items()}, step=step)
+        took = time.perf_counter() - begun
+        accelerator.end_training()
+        AcceleratorState._reset_state(True)
+        return took / steps
+
+    return {
+        "accelerate, no tracker": lambda: run(),
+        "TensorBoardTracker": lambda: run("tensorboard"),
+        "HubTracker": lambda: run(tracker=HubTracker(watched("train/loss"))),
+    }
+
+
+def mmengine(steps: int, folder: Path) -> Group:
+    from uuid import uuid4
+
+    from mmengine.hooks import Hook
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+
+    from asynchub.integrations.mmengine import HubHook, install
+
+    data = batches(steps)
+
+    class Model(BaseModel):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Layer()
+
+        def forward(self, images: Any, labels: Any, mode: str = "tensor") -> dict[str, torch.Tensor]:
+            found = self.inner(images, labels)
+            return {"loss": found["loss"], "right": (found["logits"].argmax(1) == labels).float().sum()}
+
+    class Timed(Hook, Clock):  # type: ignore[misc]
+        def before_train_epoch(self, *args: Any, **kwargs: Any) -> None:
+            self.begin()
+
+        def after_train_epoch(self, *args: Any, **kwargs: Any) -> None:
+            self.end()
+
+    def run(interval: int, hooks: list[Any]) -> float:
+        clock = Timed()
+        clock.priority = "VERY_LOW"
+        runner = Runner(
+            model=Model(),
+            work_dir=str(folder),
+            train_dataloader={
+                "dataset": data,
+                "sampler": {"type": "DefaultSampler", "shuffle": False},
+                "collate_fn": {"type": "default_collate"},
+                "batch_size": BATCH,
+            },
+            train_cfg={"by_epoch": True, "max_epochs": 1},
+            optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1}},
+            default_hooks={"logger": {"type": "LoggerHook", "interval": interval}, "checkpoint": None},
+            custom_hooks=[clock, *hooks],
+            log_level="ERROR",
+            experiment_name=f"bench-{uuid4().hex}",
+        )
+        if hooks:
+            runner.message_hub.attach(EarlyStopping("train/loss", patience=10**9))
+        runner.train()
+        for handler in runner.logger.handlers:
+            handler.close()
+        return (clock.ended - clock.began) / steps
+
+    def with_hub() -> float:
+        with install():
+            return run(steps + 1, [HubHook()])
+
+    return {
+        "mmengine, its hub, no log": lambda: run(steps + 1, []),
+        "LoggerHook(interval=1)": lambda: run(1, []),
+        "asynchub and HubHook": with_hub,
+    }
+
+
+TRAINERS: dict[str, Callable[[int, Path], Group]] = {
+    "lightning": lightning,
+    "transformers": transformers,
+    "ignite": ignite,
+    "accelerate": accelerate,
+    "mmengine": mmengine,
+}
 
 
 @contextlib.contextmanager
