@@ -98,7 +98,7 @@ def registry() -> Registry:
         Meter(2.5),
         {Mode.MAX: {Best(1), Point(0.0, 1.0)}, (Level.HIGH,): [Meter(1.0)]},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_registered_value_comes_back(value: Any, registry: Registry) -> None:
     data = dumps(value, registry=registry)
