@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = frozenset(("lightning_trainer", "mmengine_runner", "pipeline", "transformers_trainer"))
+SLOW = frozenset(("lightning_trainer", "mmengine_runner", "optuna_study", "pipeline", "transformers_trainer"))
 """Examples that take more than a few seconds."""
 TIMEOUT = 300
 """Seconds after which an example counts as hanging."""
