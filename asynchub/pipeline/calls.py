@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.pulling import AsyncPull, Pull
+from asynchub.pipeline.standins import same
 from asynchub.pipeline.stepping import Stepped
 from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import Track, task_track
@@ -200,11 +201,7 @@ class StagedFunction:
         found: Any = module
         for part in name.split("."):
             found = getattr(found, part, None)
-        return name if found is self else (_same, (self._function,))
-
-
-def _same(function: Any) -> Any:
-    return function
+        return name if found is self else (same, (self._function,))
 
 
 class Task:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from typing import Any, TypeVar, cast
 
 from asynchub.hub import MessageHub
 from asynchub.pipeline.monitor import Pipeline, running_pipeline
-from asynchub.pipeline.pulling import AsyncMonitored, AsyncPull, Monitored, Pull
+from asynchub.pipeline.pulling import AsyncPull, Pull
+from asynchub.pipeline.standins import AsyncStandin, Standin
 from asynchub.pipeline.watching import checked_name, is_async_iterable
 
 __all__ = ("monitor",)
@@ -21,7 +21,8 @@ __all__ = ("monitor",)
 T = TypeVar("T")
 
 _lock = threading.RLock()  # a chain may be collected, and leave, while another one enters
-_shared: weakref.WeakKeyDictionary[MessageHub, _Shared] = weakref.WeakKeyDictionary()
+KEPT_AS = "_pipeline_of_chains"
+"""The attribute of a hub that has its shared pipeline: a table of hubs would keep those that it has ever seen."""
 
 
 def monitor(iterable: T, hub: MessageHub, name: str) -> T:
@@ -72,33 +73,32 @@ class _Use:
 def _pipeline_of(hub: MessageHub) -> tuple[Pipeline, _Use | None]:
     """Return the pipeline of a hub, and what keeps it going."""
     with _lock:
-        shared = _shared.get(hub)
+        shared: _Shared | None = vars(hub).get(KEPT_AS)  # with the hub, and gone with it
         if shared is None or not shared.users:
             running = running_pipeline(hub)
             if running is not None:
                 return running, None
-            shared = _shared[hub] = _Shared(hub)
+            if shared is None:
+                shared = vars(hub)[KEPT_AS] = _Shared(hub)
         return shared.pipeline, _Use(shared)
 
 
-class _Chain(Monitored):
+class _Chain(Standin):
     def __init__(self, hub: MessageHub, iterable: Any, name: str) -> None:
+        super().__init__(iterable)
         self._hub = hub
-        self._iterable = iterable
         self._name = name
-        self._iterator = None
 
     def __iter__(self) -> Pull:
         pipeline, use = _pipeline_of(self._hub)
         return Pull(pipeline.stage(self._name).meter, iter(self._iterable), use)
 
 
-class _AsyncChain(AsyncMonitored):
+class _AsyncChain(AsyncStandin):
     def __init__(self, hub: MessageHub, iterable: Any, name: str) -> None:
+        super().__init__(iterable)
         self._hub = hub
-        self._iterable = iterable
         self._name = name
-        self._iterator = None
 
     def __aiter__(self) -> AsyncPull:
         pipeline, use = _pipeline_of(self._hub)

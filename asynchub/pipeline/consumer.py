@@ -14,6 +14,7 @@ from typing import Any, Self
 from asynchub.loops import LoopHandle
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.histogram import Counts, empty
+from asynchub.pipeline.standins import AsyncStandin, Standin
 from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import Track
 
@@ -145,36 +146,15 @@ class Consumer:
         )
 
 
-class Consumed:
+class Consumed(Standin):
     """An iterable whose taker is measured; in all else it is what it stands for."""
 
     def __init__(self, consumer: Consumer, iterable: Any) -> None:
+        super().__init__(iterable)
         self._consumer = consumer
-        self._iterable = iterable
-        self._iterator: _Consuming | None = None
 
     def __iter__(self) -> _Consuming:
         return _Consuming(self._consumer, self._iterable)
-
-    def __next__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = iter(self)
-        return next(self._iterator)
-
-    def __len__(self) -> int:
-        return len(self._iterable)
-
-    def __bool__(self) -> bool:
-        """Ask what it stands for: a generator has no length, and is true."""
-        return bool(self._iterable)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._iterable, name)
-
-    def __reduce__(self) -> Any:
-        return (_same, (self._iterable,))
 
 
 class _Consuming(Iterator[Any]):
@@ -232,29 +212,15 @@ class _Consuming(Iterator[Any]):
         return getattr(self._iterator, name)
 
 
-class AsyncConsumed:
+class AsyncConsumed(AsyncStandin):
     """An async iterable whose taker is measured; in all else it is what it stands for."""
 
     def __init__(self, consumer: Consumer, iterable: Any) -> None:
+        super().__init__(iterable)
         self._consumer = consumer
-        self._iterable = iterable
-        self._iterator: _AsyncConsuming | None = None
 
     def __aiter__(self) -> _AsyncConsuming:
         return _AsyncConsuming(self._consumer, aiter(self._iterable))
-
-    async def __anext__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = aiter(self)
-        return await anext(self._iterator)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._iterable, name)
-
-    def __reduce__(self) -> Any:
-        return (_same, (self._iterable,))
 
 
 class _AsyncConsuming(AsyncIterator[Any]):
@@ -297,7 +263,3 @@ class _AsyncConsuming(AsyncIterator[Any]):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._iterator, name)
-
-
-def _same(iterable: Any) -> Any:
-    return iterable

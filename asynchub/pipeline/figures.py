@@ -280,11 +280,10 @@ def _stage_facts(
     items, busy = new.items - old.items, max(new.busy - old.busy, 0) / SECOND
     outside, outside_items = (new.outside - old.outside) / SECOND, new.outside_items - old.outside_items
     root = root_of(meter)
-    pool_wait = outside_busy = None
+    pool_wait = None
     if outside_items and items and outside > 0:
         inside = (new.total - old.total) / SECOND / items
         pool_wait = max(1 - inside * outside_items / outside, 0.0)
-        outside_busy = outside * SECOND / server_time(new, old, seconds, report.concurrency)
     per_item = items / sink if items and sink else None  # a batch of the consumer is so many of its items
     return StageFacts(
         name=meter.name,
@@ -295,7 +294,6 @@ def _stage_facts(
         inline=consumer_meter is not None and root is consumer_meter,
         own_time=busy / sink if sink else 0.0,
         pool_wait=pool_wait,
-        outside_busy=outside_busy,
     )
 
 

@@ -14,6 +14,7 @@ from asynchub.pipeline.clock import SECOND, clock
 from asynchub.pipeline.histogram import Counts, quantiles
 from asynchub.pipeline.loader_rows import Generation, Rows, WorkerRow
 from asynchub.pipeline.parts import Blame
+from asynchub.pipeline.queues import queue_size
 from asynchub.pipeline.report import WorkerReport
 from asynchub.pipeline.worker_dumps import dumped
 from asynchub.pipeline.worker_rows import BATCHES, COLLATE, DATASET, DUMPS, PID, SAMPLES, TIMED, buckets
@@ -75,7 +76,7 @@ class LoaderWorkers:
                 continue
             ahead = getattr(iterator, "_prefetch_factor", None)
             capacity = ahead * generation.size if isinstance(ahead, int) else None
-            return (_handed_over(iterator) or 0) + len(_stored(iterator)), capacity
+            return (queue_size(getattr(iterator, "_data_queue", None)) or 0) + len(_stored(iterator)), capacity
         return None
 
     # --- who is to blame
@@ -94,7 +95,7 @@ class LoaderWorkers:
         if due is None:
             return None
         batch, row = due
-        if row.at is None and row.state == "waiting" and _handed_over(iterator) != 0:
+        if row.at is None and row.state == "waiting" and queue_size(getattr(iterator, "_data_queue", None)) != 0:
             return None  # it has done its part
         later = _ready_later(iterator)
         ready = f"{later or 'no'} later batch{' is' if later < 2 else 'es are'} ready"
@@ -153,11 +154,3 @@ def _stored(iterator: Any) -> list[int]:
 def _ready_later(iterator: Any) -> int:
     number = getattr(iterator, "_rcvd_idx", None)
     return sum(index > number for index in _stored(iterator)) if isinstance(number, int) else 0
-
-
-def _handed_over(iterator: Any) -> int | None:
-    """Return how many batches are on their way from workers to the main process; None if that is not known."""
-    try:
-        return int(iterator._data_queue.qsize())
-    except (AttributeError, NotImplementedError, OSError, ValueError):  # macOS cannot tell; or it is closed
-        return None

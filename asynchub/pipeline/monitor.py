@@ -33,7 +33,6 @@ from asynchub.errors import LifecycleError
 from asynchub.hub import MessageHub
 from asynchub.loops import in_event_loop
 from asynchub.pipeline.clock import clock
-from asynchub.pipeline.parts import Workers
 from asynchub.pipeline.pipeline_report import PipelineReport
 from asynchub.pipeline.report import Verdict
 from asynchub.pipeline.stalls import Stalls
@@ -223,10 +222,6 @@ class Pipeline(Watching):
         """Have ``function`` called with each report, in the pipeline's thread; also a decorator."""
         self._each_report.append(function)
         return function
-
-    def add_workers(self, workers: Workers) -> None:
-        """Add worker processes; for what watches a loader."""
-        self.parts.workers.append(workers)
 
     # --- the thread
 

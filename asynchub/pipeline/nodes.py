@@ -21,7 +21,7 @@ from asynchub.errors import ArgumentError
 from asynchub.pipeline.calls import StagedFunction
 from asynchub.pipeline.parts import Parts
 from asynchub.pipeline.pulling import Pull
-from asynchub.pipeline.queues import QueueMeter
+from asynchub.pipeline.queues import QueueMeter, queue_size
 from asynchub.pipeline.tally import Meter
 
 try:
@@ -158,7 +158,7 @@ class _Workers:
 
     def _depth(self) -> tuple[int, int | None] | None:
         iterator = getattr(self._mapper(), "_it", None)
-        finished = _size(getattr(iterator, "_out_q", None))
+        finished = queue_size(getattr(iterator, "_out_q", None))
         most = getattr(iterator, "_max_tasks", None)
         return None if finished is None else (finished, most if isinstance(most, int) else None)
 
@@ -170,7 +170,7 @@ class _Workers:
         """
         iterator = getattr(self._mapper(), "_it", None)
         most, free = getattr(iterator, "_max_tasks", None), getattr(getattr(iterator, "_sem", None), "_value", None)
-        sizes = [_size(getattr(iterator, name, None)) for name in ("_in_q", "_intermed_q", "_sort_q")]
+        sizes = [queue_size(getattr(iterator, name, None)) for name in ("_in_q", "_intermed_q", "_sort_q")]
         if not isinstance(most, int) or not isinstance(free, int) or None in sizes:
             return 0
         queued = sum(size for size in sizes if size is not None)
@@ -185,15 +185,7 @@ def _watch_prefetched(parts: Parts, node: Prefetcher[Any] | PinMemory[Any], mete
 
     def depth() -> tuple[int, int | None] | None:
         queue = getattr(getattr(known(), "_it", None), "_q", None)  # private; read only, None if it is not there
-        size = _size(queue)
+        size = queue_size(queue)
         return None if size is None else (size, capacity)
 
     parts.add_queue(QueueMeter(meter.name, depth, after=meter))
-
-
-def _size(queue: Any) -> int | None:
-    """Return how many are in a queue; None if that is not known."""
-    try:
-        return int(queue.qsize())
-    except (AttributeError, NotImplementedError, OSError, ValueError):  # no queue, one of processes on macOS, or closed
-        return None

@@ -48,7 +48,7 @@ class Outlet:
         self._name = name
         self._scalars = scalars
         self._state = ""
-        self._made: set[str] = set()
+        self._bounded: set[str] = set()
         self._times: dict[str, float] = {}
         """What was recorded last as each of the times of a step; NaN once the program records it."""
 
@@ -57,11 +57,11 @@ class Outlet:
         hub = self._hub
         if self._scalars:
             figures: dict[str, Any] = dict(report.scalars())
-            self._make(figures)
             hub.update_scalars(figures, resumed=False)
+            self._bound(figures)
             if times := self._times_of_a_step(report, reporter.taken):
-                self._make(times)
                 hub.update_scalars(dict(times))
+                self._bound(times)
                 self._times.update(times)
         hub.publish(PipelineReported(key=f"{self._name}/report", pipeline=self._name, report=report.to_dict()))
         if report.state != self._state:
@@ -79,13 +79,17 @@ class Outlet:
                 )
             )
 
-    def _make(self, figures: Mapping[str, Any]) -> None:
-        """Make the histories that are not there, bounded."""
-        histories = self._hub.log_scalars
-        for key in figures.keys() - self._made:
-            self._made.add(key)
-            if key not in histories:
-                histories[key] = HistoryBuffer(max_length=KEPT)
+    def _bound(self, figures: Mapping[str, Any]) -> None:
+        """Bound the histories that have come to be with these figures.
+
+        One that has more in it is the program's own, or of the run that is resumed. Putting bounded ones into the live
+        dict before would race with a program that publishes the same key, and clear what publishers know of keys.
+        """
+        for key in figures.keys() - self._bounded:
+            self._bounded.add(key)
+            history = self._hub.get_scalar(key)
+            if len(history.data[0]) == 1:
+                history.max_length = KEPT
 
     def _times_of_a_step(self, report: PipelineReport, taken: Taken) -> dict[str, float]:
         """Return what programs of mmengine read, in seconds, as far as the program does not record it itself."""

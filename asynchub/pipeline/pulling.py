@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
 from asynchub.pipeline.clock import clock
+from asynchub.pipeline.standins import AsyncStandin, Standin
 from asynchub.pipeline.tally import Meter, Tally
 from asynchub.pipeline.tracks import Track
 
@@ -215,7 +216,7 @@ def _failed(
         tally.errors += 1
 
 
-class Monitored:
+class Monitored(Standin):
     """An iterable of which each iteration is timed; in all else it is what it stands for.
 
     Args:
@@ -224,34 +225,14 @@ class Monitored:
     """
 
     def __init__(self, meter: Meter, iterable: Any) -> None:
+        super().__init__(iterable)
         self._meter = meter
-        self._iterable = iterable
-        self._iterator: Pull | None = None
 
     def __iter__(self) -> Pull:
         return Pull(self._meter, iter(self._iterable))
 
-    def __next__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = iter(self)
-        return next(self._iterator)
 
-    def __len__(self) -> int:
-        return len(self._iterable)
-
-    def __bool__(self) -> bool:
-        return bool(self._iterable)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._iterable, name)
-
-    def __reduce__(self) -> Any:
-        return (_same, (self._iterable,))
-
-
-class AsyncMonitored:
+class AsyncMonitored(AsyncStandin):
     """An async iterable of which each iteration is timed; in all else it is what it stands for.
 
     Args:
@@ -260,26 +241,8 @@ class AsyncMonitored:
     """
 
     def __init__(self, meter: Meter, iterable: Any) -> None:
+        super().__init__(iterable)
         self._meter = meter
-        self._iterable = iterable
-        self._iterator: AsyncPull | None = None
 
     def __aiter__(self) -> AsyncPull:
         return AsyncPull(self._meter, aiter(self._iterable))
-
-    async def __anext__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = aiter(self)
-        return await anext(self._iterator)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._iterable, name)
-
-    def __reduce__(self) -> Any:
-        return (_same, (self._iterable,))
-
-
-def _same(iterable: Any) -> Any:
-    return iterable

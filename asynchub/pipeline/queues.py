@@ -20,7 +20,7 @@ from asynchub.errors import ArgumentError
 from asynchub.pipeline.clock import clock
 from asynchub.pipeline.tally import Meter
 
-__all__ = ("QueueCounters", "QueueMeter", "Spans", "depth_reader")
+__all__ = ("QueueCounters", "QueueMeter", "Spans", "depth_reader", "queue_size")
 
 logger = logging.getLogger("asynchub")
 
@@ -178,6 +178,14 @@ class QueueMeter:
     def forked(self) -> None:
         """Go on in a child process."""
         self._lock = threading.Lock()
+
+
+def queue_size(queue: Any) -> int | None:
+    """Return how many are in a queue of any library; None if it does not tell, or there is none."""
+    try:
+        return int(queue.qsize())
+    except (AttributeError, NotImplementedError, OSError, ValueError):  # not on macOS for processes; or it is closed
+        return None
 
 
 def depth_reader(source: Any, capacity: int | None) -> Callable[[], tuple[int, int | None] | None]:

@@ -23,7 +23,7 @@ from anyio.lowlevel import current_token
 
 from asynchub.loops import LoopHandle, in_event_loop
 
-__all__ = ("ThreadTrack", "Track", "current_track", "task_track", "thread_track")
+__all__ = ("ThreadTrack", "Track", "task_track", "thread_track")
 
 
 class Track:
@@ -129,9 +129,3 @@ def thread_track() -> ThreadTrack:
     except AttributeError:
         track = _local.track = ThreadTrack()
         return track
-
-
-def current_track() -> Track:
-    """Return the line of the running task, or thread."""
-    track = thread_track()
-    return track if track.current_task is None else track.of_task()

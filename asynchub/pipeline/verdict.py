@@ -71,7 +71,6 @@ class StageFacts:
         inline: share of its busy time spent in the consumer's own task.
         own_time: seconds of its own per item of the consumer.
         pool_wait: share of its calls, seen from outside, spent waiting for a thread; None if it is not known.
-        outside_busy: utilisation as seen from outside; None likewise.
     """
 
     name: str
@@ -82,7 +81,6 @@ class StageFacts:
     inline: bool = False
     own_time: float = 0.0
     pool_wait: float | None = None
-    outside_busy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import gc
 import pickle
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -667,3 +668,15 @@ def test_chains_come_and_go_from_many_threads_and_leave_nothing() -> None:
         thread.join(60)
     join_chains()
     assert hub.get_info("data/state") == "done"
+
+
+def test_a_hub_whose_chains_have_ended_is_not_kept() -> None:
+    hub = MessageHub("chained")
+    assert list(monitor(iter(range(3)), hub, "numbers")) == [0, 1, 2]
+    known = weakref.ref(hub)
+    for thread in threading.enumerate():
+        if thread.name.startswith("asynchub pipeline"):
+            thread.join()
+    del hub
+    gc.collect()
+    assert known() is None
