@@ -15,8 +15,10 @@ import functools
 import importlib
 import io
 import itertools
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from asynchub import MessageHub
+from asynchub import Journal, MessageHub
 from asynchub.pipeline.monitor import Pipeline
 from tests.benchmarks.common import figures, header, interleave, interleave_async, quick, table
 
@@ -376,12 +378,31 @@ def publishing(rough: bool, scalars: bool) -> list[float]:
     return list(np.diff(marks))
 
 
+def journaled(rough: bool, scalars: bool) -> float:
+    """Return the bytes that an interval takes in a journal, for eight stages."""
+    mon = monitor(f"journaled {scalars}", interval=INTERVAL, window=10 * INTERVAL, scalars=scalars)
+    stages = [mon.stage(f"stage{number}")(work) for number in range(STAGES)]
+    reports: list[int] = []
+    mon.on_report(lambda report: reports.append(1))
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder, "journal"))
+        mon.hub.attach(journal)
+        with mon:
+            while len(reports) < (4 if rough else 100):
+                for stage in stages:
+                    stage(1)
+                time.sleep(0.001)
+        mon.hub.detach(journal)
+        return sum(file.stat().st_size for file in Path(folder).rglob("*.ahj")) / len(reports)
+
+
 def intervals(rough: bool) -> None:
     rows = {}
     for name, scalars in {"figures as scalars, too": True, "one event": False}.items():
         took = figures(publishing(rough, scalars))
-        rows[name] = [f"{took.median * 1e6:,.0f}", f"{took.p99 * 1e6:,.0f}", f"{took.median * 100:.3f}", "0.1"]
-    table(f"{STAGES} stages, per interval", ["µs", "p99", "% of a core at 1 Hz", "aim"], rows)
+        size = f"{journaled(rough, scalars):,.0f}"
+        rows[name] = [f"{took.median * 1e6:,.0f}", f"{took.p99 * 1e6:,.0f}", f"{took.median * 100:.3f}", "0.1", size]
+    table(f"{STAGES} stages, per interval", ["µs", "p99", "% of a core at 1 Hz", "aim", "bytes in a journal"], rows)
 
 
 async def on_a_loop(rough: bool) -> None:
