@@ -11,8 +11,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from asynchub import EarlyStopping
+from asynchub import EarlyStopping, Journal
 from asynchub.integrations.mmengine import HubHook, install
+
+install()  # from here on, mmengine's modules use asynchub's MessageHub and HistoryBuffer
+images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
+digits = TensorDataset(images.float() / 16, labels)
 
 
 class Classifier(BaseModel):
@@ -22,55 +26,32 @@ class Classifier(BaseModel):
 
     def forward(self, images, labels, mode="tensor"):
         scores = self.layers(images)
-        if mode == "loss":
-            return {"loss": nn.functional.cross_entropy(scores, labels)}
-        return [(scores.argmax(1) == labels).tolist()]
+        return {"loss": nn.functional.cross_entropy(scores, labels)} if mode == "loss" else [(scores, labels)]
 
 
 class Accuracy(BaseMetric):
     def process(self, data_batch, data_samples):
-        self.results += data_samples[0]
+        self.results += [(scores.argmax(1) == labels).tolist() for scores, labels in data_samples]
 
     def compute_metrics(self, results):
-        return {"accuracy": sum(results) / len(results)}
+        return {"accuracy": sum(map(sum, results)) / sum(map(len, results))}
 
 
-def loader(images, labels, shuffle):
-    return {
-        "dataset": TensorDataset(images, labels),
-        "sampler": {"type": "DefaultSampler", "shuffle": shuffle},
-        "collate_fn": {"type": "default_collate"},
-        "batch_size": 64,
-    }
+def loader(indices, shuffle):
+    sampler = {"type": "DefaultSampler", "shuffle": shuffle}
+    part = torch.utils.data.Subset(digits, indices)
+    return {"dataset": part, "sampler": sampler, "collate_fn": {"type": "default_collate"}, "batch_size": 64}
 
 
-def main():
-    install()  # from here on, mmengine's modules use asynchub's MessageHub and HistoryBuffer
-    images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
-    images = images.float() / 16
-    runner = Runner(
-        model=Classifier(),
-        work_dir="work_dir",
-        train_dataloader=loader(images[:1400], labels[:1400], shuffle=True),
-        val_dataloader=loader(images[1400:], labels[1400:], shuffle=False),
-        val_evaluator=[Accuracy()],
-        train_cfg={"by_epoch": True, "max_epochs": 50},
-        val_cfg={},
-        optim_wrapper={"optimizer": {"type": "Adam", "lr": 0.01}},
-        custom_hooks=[HubHook()],
-        randomness={"seed": 0},
-        log_level="ERROR",
-    )
-    hub = runner.message_hub
-    hub.attach(EarlyStopping("val/accuracy", mode="max", patience=2, min_delta=0.002))
-
-    @hub.on("val/accuracy")
-    def show(event):
-        print(f"step {event.step:4}: {event.value:.3f}")
-
-    runner.train()
-    print(f"{runner.epoch} epochs; {hub.stop_reason or 'all of them'}")
-
-
-if __name__ == "__main__":
-    main()
+runner = Runner(
+    Classifier(), "work_dir",
+    train_dataloader=loader(range(1400), True), train_cfg={"by_epoch": True, "max_epochs": 50},
+    val_dataloader=loader(range(1400, 1797), False), val_cfg={}, val_evaluator=[Accuracy()],
+    optim_wrapper={"optimizer": {"type": "Adam", "lr": 0.01}}, custom_hooks=[HubHook(journal=Journal("run/journal"))],
+    randomness={"seed": 0}, log_level="ERROR",
+)  # fmt: skip
+hub = runner.message_hub
+hub.attach(EarlyStopping("val/accuracy", mode="max", patience=2, min_delta=0.002))
+hub.on("val/accuracy")(lambda event: print(f"step {event.step:4}: {event.value:.3f}"))
+runner.train()
+print(f"{runner.epoch} epochs; {hub.stop_reason or 'all of them'}")
