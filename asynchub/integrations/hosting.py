@@ -22,7 +22,7 @@ from asynchub.requests import ParameterChangeRequested, Request
 from asynchub.state import packed, unpacked
 from asynchub.taps import Tap
 
-__all__ = ("Hosted", "change_parameter", "hub_from_bytes", "hub_to_bytes", "serve")
+__all__ = ("Hosted", "change_parameter", "check_terms", "hub_from_bytes", "hub_to_bytes", "serve")
 
 
 PATIENCE = 1.0
@@ -51,6 +51,18 @@ def hub_from_bytes(hub: MessageHub, data: bytes) -> None:
     hub.load_state_dict(state)
 
 
+def check_terms(journal: Tap | None, settle_every: int, unit: str = "steps") -> None:
+    """Check what every integration takes.
+
+    Raises:
+        ArgumentError: ``journal`` is no journal, or ``settle_every`` is not an int above 0, of a ``unit``.
+    """
+    if type(settle_every) is not int or settle_every < 1:
+        raise ArgumentError(f"settle_every must be a number of {unit} above 0, got {settle_every!r:.80}")
+    if journal is not None and not isinstance(journal, Tap):
+        raise ArgumentError(f"journal must be a Journal, such as Journal('run/journal'), got {journal!r:.80}")
+
+
 class Hosted:
     """A hub that lives as long as a trainer trains.
 
@@ -70,11 +82,8 @@ class Hosted:
     def __init__(self, hub: MessageHub, journal: Tap | None = None, settle_every: int = 1) -> None:
         if not isinstance(hub, MessageHub):
             raise ArgumentError(f"hub must be asynchub's MessageHub, got {type(hub).__name__}")
-        if type(settle_every) is not int or settle_every < 1:
-            raise ArgumentError(f"settle_every must be a number of steps above 0, got {settle_every!r:.80}")
+        check_terms(journal, settle_every)
         self.hub = hub
-        if journal is not None and not isinstance(journal, Tap):
-            raise ArgumentError(f"journal must be a Journal, such as Journal('run/journal'), got {journal!r:.80}")
         self._journal = journal
         self._settle_every = settle_every
         self._scope: ExitStack | None = None

@@ -23,7 +23,7 @@ from asynchub.errors import ArgumentError, LifecycleError
 from asynchub.events import CheckpointSaved
 from asynchub.history import HistoryBuffer, allow_in_torch_load
 from asynchub.hub import MessageHub
-from asynchub.integrations.hosting import change_parameter, serve
+from asynchub.integrations.hosting import change_parameter, check_terms, serve
 from asynchub.integrations.ranks import Ranks
 from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.runner import Attachment
@@ -177,10 +177,7 @@ class HubHook(Hook):  # type: ignore[misc]  # mmengine has no types
         settle_every: int = 1,
         validate_on_resume: bool = True,
     ) -> None:
-        if journal is not None and not isinstance(journal, Tap):
-            raise ArgumentError(f"journal must be a Journal, such as Journal('run/journal'), got {journal!r:.80}")
-        if type(settle_every) is not int or settle_every < 1:
-            raise ArgumentError(f"settle_every must be a number of iterations above 0, got {settle_every!r:.80}")
+        check_terms(journal, settle_every, "iterations")
         self._scope = ExitStack()
         self._training = False
         self._journal = journal
