@@ -179,6 +179,7 @@ class SettlePoint:
                 "request_seq": request.seq,
                 "reason": request.reason,
                 "author": request.author,
+                "id": request.id,
             }
             apply = next((self._apply[one] for one in type(request).__mro__ if one in self._apply), None)
             try:

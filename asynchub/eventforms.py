@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from asynchub.bridging import BridgeDegraded
 from asynchub.dataflow import PipelineReported
 from asynchub.errors import CorruptStateError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
@@ -19,7 +20,7 @@ from asynchub.requests import Request
 __all__ = ("event_from_dict", "event_to_dict", "event_to_json")
 
 
-OWN_MODULES = (Event.__module__, Request.__module__, PipelineReported.__module__)
+OWN_MODULES = (Event.__module__, Request.__module__, PipelineReported.__module__, BridgeDegraded.__module__)
 
 
 def _kinds(kind: type[Event]) -> Iterator[type[Event]]:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asynchub.batches import Batch, decode_batch, decode_event
 from asynchub.errors import CorruptStateError
 from asynchub.events import InfoRemoved, InfoUpdated
 from asynchub.generations import list_generations
 from asynchub.history import HistoryBuffer
 from asynchub.hubfile import read_hub
-from asynchub.journal.batches import Batch, decode_batch, decode_event
 from asynchub.journal.folder import find_journal, holder
 from asynchub.journal.frames import MAGIC as SEGMENT
 from asynchub.journal.frames import SEGMENT_SIZE, Kind, frames, read_head

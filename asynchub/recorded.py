@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from asynchub.batches import Test, events_of
 from asynchub.channels import Selection
 from asynchub.errors import JournalError
 from asynchub.events import Event, EventsDropped, Rewound
-from asynchub.journal.batches import Test, events_of
 from asynchub.journal.folder import find_journal
 from asynchub.journal.reading import Journaled, read_journal
 from asynchub.journal.recovering import recover

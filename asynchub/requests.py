@@ -32,11 +32,13 @@ class Request(Event):
     Attributes:
         reason: why, for people.
         author: who asked.
+        id: identity, given by whoever asks from elsewhere; a request is applied once for each. Empty if it needs none.
     """
 
     key: str = "hub/request"
     reason: str = ""
     author: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class RequestApplied(Event):
         request_seq: its ``seq``.
         reason: its reason.
         author: its author.
+        id: its identity.
     """
 
     key: str = "hub/request_applied"
@@ -99,6 +102,7 @@ class RequestApplied(Event):
     request_seq: int
     reason: str = ""
     author: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ class RequestRefused(Event):
     error: str
     reason: str = ""
     author: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from asynchub.bridging import (
+    BridgeDegraded,
+    BridgeRestored,
+    ClocksApart,
+    FrameRefused,
+    RankLeft,
+    ReductionDegraded,
+    ReductionRestored,
+    ScalarsReduced,
+)
 from asynchub.dataflow import (
     BottleneckChanged,
     ConcurrencyChanged,
@@ -97,6 +107,16 @@ def every_kind_of_event() -> list[Event]:
             PipelineStalled(seconds=10.5, reason="waiting for decode", worker=1, pid=7, queues={"raw": 0}, step=2),
             PipelineRecovered(seconds=12.0, step=2),
             SlowItems(stage="decode", items=2, slowest=0.9, median=0.01, step=2),
+            BridgeDegraded(bridge="bridge", error="OSError: no route", step=2),
+            BridgeRestored(bridge="bridge", seconds=1.5, waiting=2, step=2),
+            FrameRefused(source="ah.run.ev.0.1", error="CorruptStateError: torn", step=2),
+            ClocksApart(rank=1, seconds=-3.5, step=2),
+            RankLeft(rank=1, step=2),
+            ScalarsReduced(
+                ranks=2, interval=0, keys={"train/loss": {"lowest": 0, "highest": 1, "non_finite": 0}}, step=2
+            ),
+            ReductionDegraded(error="RuntimeError: a rank is missing", interval=1, step=2),
+            ReductionRestored(seconds=2.5, interval=1, step=2),
             EventsDropped(missed=5, step=2),
             UnknownHappened(step=3),
         ]

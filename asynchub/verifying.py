@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from asynchub.batches import decode_batch, decode_event
 from asynchub.errors import StateError
 from asynchub.generations import list_generations
 from asynchub.hubfile import read_hub
-from asynchub.journal.batches import decode_batch, decode_event
 from asynchub.journal.folder import find_journal
 from asynchub.journal.frames import Kind
 from asynchub.journal.reading import Journaled, Segment, read_journal

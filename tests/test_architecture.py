@@ -21,7 +21,7 @@ PACKAGE = ROOT / "asynchub"
 ROWS = (
     ("errors",),
     ("events", "patterns"),
-    ("requests", "stretches", "dataflow"),
+    ("requests", "stretches", "dataflow", "bridging"),
     ("answering", "eventforms"),
     ("compiling", "scalars", "columns", "codec", "loops", "every", "channels"),
     ("windows", "pending"),
@@ -32,7 +32,7 @@ ROWS = (
     ("filing",),
     ("statefile", "taps", "holding"),
     ("intake", "routing", "chunks"),
-    ("snapshot", "generations"),
+    ("snapshot", "generations", "batches"),
     ("hubfile", "saving"),
     ("bus",),
     ("subscription",),

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from asynchub.batches import PIECE, Batch, Scalars
 from asynchub.columns import Array
-from asynchub.journal.batches import PIECE, Batch, Scalars
 from asynchub.ledger import Records
 
 __all__ = ("past_batches",)

@@ -20,11 +20,11 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
+from asynchub.batches import Batch, Test, events_of
 from asynchub.channels import Selection
 from asynchub.codec.registry import Registry
 from asynchub.errors import ArgumentError, JournalError
 from asynchub.events import Event, EventsDropped
-from asynchub.journal.batches import Batch, Test, events_of
 from asynchub.journal.folder import find_journal, is_released
 from asynchub.journal.segments import SegmentReader
 from asynchub.journal.tailing import TailReader

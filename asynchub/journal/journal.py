@@ -28,11 +28,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from asynchub.batches import Batch, events_of, shifted
 from asynchub.codec.registry import Registry
 from asynchub.errors import ArgumentError, DeadlockError, JournalError
 from asynchub.events import Event, InfoRemoved
 from asynchub.filing import Run
-from asynchub.journal.batches import Batch, events_of, shifted
 from asynchub.journal.filling import past_batches
 from asynchub.journal.flushing import Flushing, put_nothing
 from asynchub.journal.folder import FolderLock, compact

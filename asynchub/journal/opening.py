@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from asynchub.batches import RESUMED, UNSTORED, decode_event
 from asynchub.errors import JournalError
 from asynchub.events import InfoRemoved, InfoUpdated, Rewound
-from asynchub.journal.batches import RESUMED, UNSTORED, decode_event
 from asynchub.journal.folder import repair
 from asynchub.journal.reading import Journaled, read_journal
 from asynchub.journal.writing import SegmentWriter, built

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from asynchub.batches import batch_of, encode_batch
 from asynchub.events import ENTRY
 from asynchub.history import NO_STEP
-from asynchub.journal.batches import batch_of, encode_batch
 from asynchub.journal.tail import (
     ALIGN,
     CHECKSUM,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from asynchub.batches import Batch, decode_batch, decode_event
 from asynchub.codec.decoder import loads
 from asynchub.errors import ArgumentError, CorruptStateError, JournalCorruptError, StateError
 from asynchub.events import Rewound
-from asynchub.journal.batches import Batch, decode_batch, decode_event
 from asynchub.journal.frames import (
     REWINDS,
     RUN_ID,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from asynchub.batches import RESUMED, UNSTORED, Batch, decode_event
 from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
@@ -23,7 +24,6 @@ from asynchub.generations import DAMAGE, list_generations
 from asynchub.history import HistoryBuffer
 from asynchub.hub import MessageHub
 from asynchub.hubfile import read_hub
-from asynchub.journal.batches import RESUMED, UNSTORED, Batch, decode_event
 from asynchub.journal.reading import Journaled, Mode, read_journal, segment_files
 from asynchub.requests import Request, RequestApplied, RequestRefused, StopRequested
 from asynchub.snapshot import read_head

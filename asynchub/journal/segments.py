@@ -12,9 +12,9 @@ import os
 from io import FileIO
 from pathlib import Path
 
+from asynchub.batches import Batch, decode_batch
 from asynchub.errors import CorruptStateError, JournalCorruptError, JournalError
 from asynchub.events import EventsDropped
-from asynchub.journal.batches import Batch, decode_batch
 from asynchub.journal.frames import SEGMENT_SIZE, Frame, Kind, frame_size, frames, later_frame, read_head
 from asynchub.journal.reading import Damage, segment_files
 

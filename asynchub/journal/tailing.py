@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from asynchub.batches import Batch, batch_of, decode_batch
 from asynchub.errors import CorruptStateError, StateError
 from asynchub.events import ENTRY
 from asynchub.history import NO_STEP
-from asynchub.journal.batches import Batch, batch_of, decode_batch
 from asynchub.journal.tail import (
     ALIGN,
     BOOL,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from asynchub.batches import Batch, encode_event, pieces
 from asynchub.codec.registry import Registry
 from asynchub.events import ENTRY, Event, InfoUpdated
 from asynchub.filing import Run
-from asynchub.journal.batches import Batch, encode_event, pieces
 
 __all__ = ("Gathered", "Taking")
 

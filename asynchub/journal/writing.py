@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from asynchub.batches import Batch, decode_event, encode_batch
 from asynchub.codec.encoder import dumps
 from asynchub.events import Rewound
-from asynchub.journal.batches import Batch, decode_event, encode_batch
 from asynchub.journal.frames import REWINDS, Kind, SegmentHead, pack_frame, pack_head
 from asynchub.statefile import flush, flush_folder, write_all
 

@@ -10,6 +10,15 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
+from asynchub.bridging import (
+    BridgeDegraded,
+    BridgeRestored,
+    ClocksApart,
+    FrameRefused,
+    RankLeft,
+    ReductionDegraded,
+    ReductionRestored,
+)
 from asynchub.dataflow import BottleneckChanged, ConcurrencyChanged, PipelineRecovered, PipelineStalled
 from asynchub.events import (
     CheckpointSaved,
@@ -53,8 +62,26 @@ DECISIONS: tuple[type[Event], ...] = (
     ConcurrencyChanged,
     PipelineStalled,
     PipelineRecovered,
+    BridgeDegraded,
+    BridgeRestored,
+    ClocksApart,
+    FrameRefused,
+    RankLeft,
+    ReductionDegraded,
+    ReductionRestored,
 )
 """The kinds of events that get a line of their own."""
+FAILURES = (
+    SubscriberFailed,
+    RequestRefused,
+    EventsDropped,
+    TrackerDegraded,
+    PipelineStalled,
+    BridgeDegraded,
+    ClocksApart,
+    FrameRefused,
+    ReductionDegraded,
+)
 PACE_KEYS = ("epoch", "max_epochs", "max_iters")
 """Runtime infos, in mmengine's convention, that tell how much is left to do."""
 RESULT_KEYS = ("val/**", "valid/**", "validation/**", "eval/**", "test/**")
@@ -130,7 +157,7 @@ def mean_per_sample(event: ScalarUpdated) -> float:
 
 def is_failure(event: Event) -> bool:
     """Tell whether an event reports that something went wrong."""
-    return isinstance(event, SubscriberFailed | RequestRefused | EventsDropped | TrackerDegraded | PipelineStalled)
+    return isinstance(event, FAILURES)
 
 
 def described(event: Event) -> str | None:
@@ -174,6 +201,31 @@ def described(event: Event) -> str | None:
             text = f"{event.pipeline} has stalled for {format_quantity('_s', event.seconds)}{at}: {event.reason}"
         case PipelineRecovered():
             text = f"{event.pipeline} goes on{at} after {format_quantity('_s', event.seconds)}"
+        case _:
+            return _described_between(event, at)
+    return one_line(text)
+
+
+def _described_between(event: Event, at: str) -> str | None:
+    """Return what happened between processes in words, on one line; None for anything else."""
+    text: str
+    match event:
+        case BridgeDegraded():
+            text = f"{event.bridge}: the broker is away{at}: {event.error} (kept, and tried again)"
+        case BridgeRestored():
+            late = f", {event.waiting} frames are on their way" if event.waiting else ""
+            text = f"{event.bridge}: the broker is back{at} after {format_quantity('_s', event.seconds)}{late}"
+        case ClocksApart():
+            ahead = "ahead of" if event.seconds > 0 else "behind"
+            text = f"the clock of rank {event.rank} is {format_quantity('_s', abs(event.seconds))} {ahead} the broker's"
+        case FrameRefused():
+            text = f"something from {event.source} was left out{at}: {event.error}"
+        case RankLeft():
+            text = f"rank {event.rank} has left{at}"
+        case ReductionDegraded():
+            text = f"ranks do not reduce together{at}: {event.error} (kept, and tried again)"
+        case ReductionRestored():
+            text = f"ranks reduce together again{at} after {format_quantity('_s', event.seconds)}{_why('', event.note)}"
         case _:
             return None
     return one_line(text)

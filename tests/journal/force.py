@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from asynchub import Journal, MessageHub
+from asynchub.batches import events_of
 from asynchub.events import Event, InfoUpdated
-from asynchub.journal.batches import events_of
 from asynchub.journal.reading import Mode, read_journal
 from asynchub.taps import Commit
 from tests.codec_trees import difference

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from asynchub import Journal, MessageHub, recover
+from asynchub.batches import events_of
 from asynchub.errors import CorruptStateError, JournalCorruptError, JournalError, StateError, UnknownTypeError
 from asynchub.events import Event
-from asynchub.journal.batches import events_of
 from asynchub.journal.frames import FRAME_SIZE, SEGMENT_SIZE, SYNC, pack_head
 from asynchub.journal.reading import read_journal
 from asynchub.journal.tail import START

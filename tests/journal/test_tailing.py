@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asynchub.batches import encode_event, events_of
 from asynchub.events import ENTRY, Event, InfoUpdated, ScalarUpdated
-from asynchub.journal.batches import encode_event, events_of
 from asynchub.journal.putting import Tail
 from asynchub.journal.tail import START
 from asynchub.journal.tailing import TailReader, contents
