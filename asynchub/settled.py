@@ -9,9 +9,9 @@ Threads: one thread settles at a time; see ``asynchub.subscription`` for the res
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from time import perf_counter as _clock
-from typing import Any
+from typing import Any, Self
 
 from asynchub.channels import Channel
 from asynchub.errors import LagExceededError
@@ -29,6 +29,20 @@ def _park() -> Generator[object, None, None]:
     yield PARKED
 
 
+class _Turns:
+    def __init__(self, subscription: SettledSubscription) -> None:
+        self._subscription = subscription
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        turn = await self._subscription._next_turn()
+        if turn is None:
+            raise StopAsyncIteration
+        return turn
+
+
 class SettledSubscription(Subscription):
     """A subscription whose reader waits, parked, for its turn; arguments as of ``Subscription``.
 
@@ -43,6 +57,8 @@ class SettledSubscription(Subscription):
         self.more = False
         self._limit = 0  # position up to which the turn goes
         self._offered: list[Event] = []
+        self._each = False  # whether its reader has every turn, one without events too,
+        self._turned = False  # and whether it has begun to
         self._plain = self._keep is None and self._cursor.overflow != "latest"
 
     @property
@@ -80,7 +96,7 @@ class SettledSubscription(Subscription):
                     self.more = False
                     return True
             self._limit = channel.end
-            return self.ready() and self.offer()
+            return (self.ready() and self.offer()) or self._each
 
     def offer(self) -> bool:
         """Offer what is next in this turn; tell whether there is anything for the reader to do."""
@@ -125,6 +141,47 @@ class SettledSubscription(Subscription):
         self._resting = False
         self._handed_at = _clock()
         return batch
+
+    def turns(self) -> AsyncIterator[list[Event]]:
+        """Return an async iterator over turns: all events of each, at times none. Each settle point has one or more.
+
+        For who has something to do at settle points whether or not there was an event.
+        """
+        self._each = True
+        return _Turns(self)
+
+    async def _next_turn(self) -> list[Event] | None:
+        """Return the events of the next turn, or None at the end."""
+        self._begin_reading()
+        try:
+            if self._turned and self._rest is None:
+                self._resting = True
+                self._cursor.handled = self._cursor.position
+                if self._waiters:
+                    with self._bus.collecting:
+                        self._rested()
+                await _park()
+            self._turned = True  # the first one has begun already
+            events = self._whole_turn()
+        finally:
+            self._reading = False
+        if not events and self._rest is not None:
+            return None
+        self._resting = not events
+        self._handed_at = _clock()
+        return events
+
+    def _whole_turn(self) -> list[Event]:
+        events: list[Event] = []
+        while True:
+            if not self._offered and (self._rest is not None or self._error is not None or self.more):
+                self.more = False
+                self._offered = self._take()
+                self.more = bool(self._offered)
+            if not self._offered:
+                return events
+            events += self._offered
+            self._offered = []
 
     def when_handled(self, position: int, call: Callable[[], None]) -> None:
         """Call ``call`` once, between two batches; see ``Subscription.when_handled``."""
