@@ -198,17 +198,19 @@ class Attachments:
         attachment.error = None
         self._start(attachment)
 
-    def leave(self, failing: bool) -> None:
-        """Close every subscription; what runs will end by itself.
+    def leave(self, failing: bool, role: str) -> None:
+        """Close the subscriptions of those of a role; what runs will end by itself.
 
         Args:
             failing: whether an exception is under way.
+            role: ``"control"`` first, so that observers see what those say at the end, then ``"observer"``.
         """
         with self._lock:
             self._ended = True
             for attachment in self:
-                attachment.subscription.failing = failing
-                attachment.subscription.close()
+                if attachment.role == role:
+                    attachment.subscription.failing = failing
+                    attachment.subscription.close()
 
     def end_tap(self) -> None:
         """End the tap, once all others have ended; may wait for the disk."""

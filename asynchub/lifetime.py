@@ -4,8 +4,9 @@
 running loop. Entering again where it was entered nests; only the outermost leaving closes. A hub can be entered again
 after it was left.
 
-Leaving waits for saves in the background, closes every subscription, lets readers handle what is there (each at most
-``drain_timeout`` seconds), runs their ``finally``, and returns. At interpreter exit, hubs still entered are left. A
+Leaving waits for saves in the background, lets control subscribers handle what is there and end, then closes every
+other subscription, lets readers handle what is there (each at most ``drain_timeout`` seconds), runs their ``finally``,
+and returns. At interpreter exit, hubs still entered are left. A
 forked child keeps its copy of the record and none of the readers: it may go on recording, starts no thread, and says so
 once.
 """
@@ -165,10 +166,13 @@ class Lifetime:
         with errors:
             attachments.bus.drain(self._drain_timeout)
             attachments.bus.raise_lost()
-        attachments.leave(failing)
-        self._close_log()
-        with errors:
-            self._settle_point.close(self._drain_timeout)
+        attachments.leave(failing, "control")
+        try:
+            with errors:
+                self._settle_point.close(self._drain_timeout)
+        finally:
+            attachments.leave(failing, "observer")
+            self._close_log()
         runner, attachments.runner, attachments.make_runner = attachments.runner, None, None
         if runner is not None:
             if runner.threaded:
@@ -222,12 +226,13 @@ class Lifetime:
         with errors, CancelScope(shield=True):
             await attachments.bus.drain_awaited(self._drain_timeout)
             attachments.bus.raise_lost()
-        attachments.leave(failing)
-        self._close_log()
+        attachments.leave(failing, "control")
         try:
             with errors:
                 await self._settle_point.aclose(self._drain_timeout)
         finally:
+            attachments.leave(failing, "observer")
+            self._close_log()
             runner, attachments.runner = attachments.runner, None
             if runner is not None:
                 await runner.aclose(self._drain_timeout)

@@ -94,3 +94,24 @@ async def test_turns_come_where_settle_points_are_awaited() -> None:
         await hub.settled()
     assert turns.turns == [[2.0], []]
     assert turns.ended
+
+
+def test_observers_see_what_control_subscribers_say_when_the_hub_is_left() -> None:
+    hub = MessageHub("turns")
+    seen: list[float] = []
+
+    class Last:
+        role = "control"
+        keys = ("loss",)
+
+        async def __call__(self, events: Subscription) -> None:
+            async for _ in events:
+                pass
+            events.update_scalar("last", 7.0)
+
+    hub.attach(Last())
+    hub.on("last")(lambda event: seen.append(event.value))
+    with hub.subscribe("last") as subscription, hub:
+        hub.update_scalar("loss", 1.0)
+    assert seen == [7.0]
+    assert subscription.statistics().lag == 1
