@@ -245,7 +245,7 @@ def encode_column(array: Array, *, progressions: bool = False) -> list[Any]:
                 return [TIMES, dtype, size, payload]
         elif dtype in ("<i2", "<i4", "<i8"):
             if progressions and dtype == "<i8" and _is_progression(array):
-                return [PROGRESSION, dtype, size, np.array([array[0], array[1] - array[0]]).tobytes()]
+                return [PROGRESSION, dtype, size, np.append(array[:1], np.diff(array[:2])).tobytes()]
             low, high = int(array.min()), int(array.max())
             for code, small in NARROW.items():
                 bounds = np.iinfo(small)

@@ -284,3 +284,9 @@ def test_times_whose_bytes_are_too_few_or_too_many_are_refused() -> None:
         decode_column([code, dtype, 1, payload[:16]], max_length=64, progressions=True)
     with pytest.raises(CorruptStateError):  # in state files, which know nothing of it
         decode_column([code, dtype, length, payload], max_length=64)
+
+
+def test_steps_that_are_missing_around_a_zero_are_stored_without_a_warning() -> None:
+    steps = np.array([-(2**63), 0, -(2**63)])  # NO_STEP, 0, NO_STEP: a progression, in integers that wrap
+    stored = encode_column(steps, progressions=True)
+    assert same_bits(decode_column(stored, max_length=8, progressions=True), steps)
