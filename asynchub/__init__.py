@@ -9,6 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from asynchub.bridging import (
+    BridgeDegraded,
+    BridgeRestored,
+    ClocksApart,
+    FrameRefused,
+    RankLeft,
+    ReductionDegraded,
+    ReductionRestored,
+    ScalarsReduced,
+)
 from asynchub.channels import SubscriptionStatistics
 from asynchub.dataflow import (
     BottleneckChanged,
@@ -62,6 +72,10 @@ from asynchub.subscription import Subscription
 from asynchub.watch import Watch
 
 if TYPE_CHECKING:
+    from asynchub.bridges.bridge import Bridge
+    from asynchub.bridges.children import Children
+    from asynchub.bridges.reducer import Reducer
+    from asynchub.bridges.remote import RemoteHub, attach
     from asynchub.devices.registry import register_backend
     from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
@@ -99,11 +113,16 @@ __all__ = (
     "AutoClip",
     "BatchSizeScheduler",
     "BottleneckChanged",
+    "Bridge",
+    "BridgeDegraded",
+    "BridgeRestored",
     "CheckpointContext",
     "CheckpointPolicy",
     "CheckpointRemoved",
     "CheckpointRequested",
     "CheckpointSaved",
+    "Children",
+    "ClocksApart",
     "ConcurrencyChanged",
     "ConsoleLogger",
     "CsvLogger",
@@ -112,6 +131,7 @@ __all__ = (
     "EarlyStopping",
     "Event",
     "EventsDropped",
+    "FrameRefused",
     "GradNoiseScale",
     "GraphCaptureError",
     "HillClimbing",
@@ -140,7 +160,12 @@ __all__ = (
     "PipelineReport",
     "PipelineReported",
     "PipelineStalled",
+    "RankLeft",
     "ReduceLROnPlateau",
+    "Reducer",
+    "ReductionDegraded",
+    "ReductionRestored",
+    "RemoteHub",
     "Request",
     "RequestApplied",
     "RequestRefused",
@@ -150,6 +175,7 @@ __all__ = (
     "SaveFailed",
     "ScalarLost",
     "ScalarUpdated",
+    "ScalarsReduced",
     "SchedulerStep",
     "SkipRequested",
     "SlowItems",
@@ -173,6 +199,7 @@ __all__ = (
     "TrialGroup",
     "Watch",
     "ZClip",
+    "attach",
     "follow",
     "monitor",
     "recover",
@@ -186,8 +213,10 @@ _LAZY = {
     "ASHA": "subscribers.trials",
     "AutoClip": "subscribers.clipping",
     "BatchSizeScheduler": "subscribers.batch_size",
+    "Bridge": "bridges.bridge",
     "CheckpointContext": "subscribers.checkpoint_policy",
     "CheckpointPolicy": "subscribers.checkpoint_policy",
+    "Children": "bridges.children",
     "ConsoleLogger": "subscribers.console",
     "CsvLogger": "subscribers.csv",
     "EarlyStopping": "subscribers.early_stopping",
@@ -203,6 +232,8 @@ _LAZY = {
     "Pipeline": "pipeline.monitor",
     "PipelineReport": "pipeline.pipeline_report",
     "ReduceLROnPlateau": "subscribers.plateau",
+    "Reducer": "bridges.reducer",
+    "RemoteHub": "bridges.remote",
     "SQLiteLogger": "subscribers.sqlite",
     "SchedulerStep": "subscribers.scheduler_step",
     "SpikeDetection": "subscribers.spikes",
@@ -214,9 +245,10 @@ _LAZY = {
     "TrackerLogger": "subscribers.delivery",
     "TrialGroup": "subscribers.trial_group",
     "ZClip": "subscribers.clipping",
+    "attach": "bridges.remote",
     "follow": "journal.following",
-    "recover": "journal.recovering",
     "monitor": "pipeline.chains",
+    "recover": "journal.recovering",
     "register_backend": "devices.registry",
     "timed_batches": "subscribers.monitors",
 }

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from asynchub.cli_afar import add_afar_commands, broker, request, spool, tail
+
 __all__ = ("main",)
 
 
@@ -30,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train a small network on handwritten digits, logged, scheduled, stopped early, resumable",
         description="Train a small convolutional network on scikit-learn's handwritten digits, on the CPU, in under a "
         "minute: progress on the terminal, early stopping and plateau scheduling through the hub, JSONL and CSV and "
-        "the resumable state on disk.",
+        "the resumable state on disk. Under torchrun, on several ranks.",
     )
     demo.add_argument(
         "--run", type=Path, default=None, help="folder of the run (default: asynchub-demo, or the next free one)"
@@ -48,9 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seed", type=int, default=0, help="of weights, split and order (default: %(default)s)")
     demo.add_argument("--quiet", action="store_true", help="print the summary only")
+    demo.add_argument(
+        "--broker",
+        metavar="URL",
+        help="send everything to this broker, too, e.g. nats://localhost; the name of the run is that of its folder",
+    )
 
     _add_replay(commands)
     _add_readers(commands)
+    add_afar_commands(commands)
     return parser
 
 
@@ -114,9 +122,14 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail = commands.add_parser(
         "tail",
         help="show the newest events of a run, and go on with those to come",
-        description="Show the newest events of a run that has a journal, one a line; also while it is written.",
+        description="Show the newest events of a run that has a journal, or is at a broker, one a line; also while it "
+        "goes on.",
     )
-    tail.add_argument("run", type=Path, help="folder of the run")
+    tail.add_argument("run", help="folder of the run; with --broker, its name")
+    tail.add_argument("--broker", metavar="URL", help="the run is at this broker, e.g. nats://localhost")
+    tail.add_argument(
+        "--rank", action="append", type=_count, help="with --broker: of this rank; may be given several times"
+    )
     tail.add_argument("patterns", nargs="*", metavar="PATTERN", help="only these keys, e.g. 'train/*' or 'val/**'")
     tail.add_argument("-f", "--follow", action="store_true", help="wait for more, until Ctrl-C")
     tail.add_argument("-n", type=_count, metavar="N", help="how many to begin with (default: 10; all after --since)")
@@ -178,7 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "demo":
         return _demo(options)
     readers = {"tail": _tail, "inspect": _inspect, "verify": _verify, "export": _export, "replay": _replay}
-    readers |= {"subscribers": _subscribers, "pipeline": _pipeline}
+    readers |= {
+        "subscribers": _subscribers,
+        "pipeline": _pipeline,
+        "request": request,
+        "broker": broker,
+        "spool": spool,
+    }
     return _told(readers[options.command], options)
 
 
@@ -207,8 +226,10 @@ def _tail(options: argparse.Namespace) -> int:
 
     count = 10 if options.n is None and not options.since else options.n
     show = functools.partial(print, flush=options.follow)
+    if options.broker is not None:
+        return tail(options, count)
     look(
-        options.run,
+        Path(options.run),
         options.patterns,
         show,
         count=count,
@@ -299,6 +320,10 @@ def _width() -> int:
 def _demo(options: argparse.Namespace) -> int:
     try:
         from asynchub.demo import Settings, run_demo
+
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks > 1:
+            from asynchub.demo_ranks import run_demo_ranks as run_demo
     except ModuleNotFoundError as error:
         print(f"asynchub demo: {error}; install it with: pip install 'asynchub[demo]'", file=sys.stderr)
         return 1
@@ -313,6 +338,7 @@ def _demo(options: argparse.Namespace) -> int:
             patience=options.patience,
             seed=options.seed,
             quiet=options.quiet,
+            broker=options.broker,
         )
         return run_demo(settings)
     except KeyboardInterrupt:

@@ -22,22 +22,36 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from asynchub.bridges.bridge import Bridge
 from asynchub.errors import ArgumentError
 from asynchub.generations import list_generations
 from asynchub.hub import MessageHub
+from asynchub.integrations.hosting import change_parameter
 from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
+from asynchub.requests import ParameterChangeRequested
 from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.csv import CsvLogger
 from asynchub.subscribers.early_stopping import EarlyStopping
 from asynchub.subscribers.jsonl import JsonlLogger
 from asynchub.subscribers.plateau import ReduceLROnPlateau
 
-__all__ = ("Digits", "Settings", "Training", "run_demo")
+__all__ = (
+    "ALLOWED",
+    "Digits",
+    "Settings",
+    "Training",
+    "check_resumable",
+    "choose_folder",
+    "newest_checkpoint",
+    "run_demo",
+)
 
 BATCH = 64
 VALIDATION = 360
 LEARNING_RATE = 0.05
+ALLOWED = ("stop", "set/lr")
+"""What may be asked of the demo through a broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,7 @@ class Settings:
     patience: int = 8
     seed: int = 0
     quiet: bool = False
+    broker: str | None = None
 
 
 class Digits:
@@ -116,12 +131,14 @@ class Training:
             nn.ReLU(),
             nn.Linear(64, 10),
         )
+        self.forward: nn.Module = self.model
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
         self._run = run
+        hub.on_request(ParameterChangeRequested, self._change_parameter)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Take one optimizer step and record it."""
-        logits = self.model(images)
+        logits = self.forward(images)
         loss = nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -168,6 +185,9 @@ class Training:
         """Go on from what ``write_model`` wrote."""
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+
+    def _change_parameter(self, request: ParameterChangeRequested) -> None:
+        change_parameter(self.optimizer.param_groups, request)
 
     def begin_epoch(self, epoch: int) -> None:
         """Say which epoch this is."""
@@ -218,12 +238,12 @@ def run_demo(settings: Settings, file: TextIO | None = None) -> int:
         ArgumentError: there is nothing to resume, or an argument is out of range.
         StateError: the saved state is damaged.
     """
-    run = _folder(settings)
+    run = choose_folder(settings)
     torch.set_num_threads(1)  # the network is too small for more, and the same threads give the same sums
-    checkpoint = _newest_checkpoint(run)
+    checkpoint = newest_checkpoint(run)
     if (run / "journal").exists():
         hub = recover(run, mark=checkpoint and checkpoint["mark"])
-        _check_resumable(hub, settings, run)
+        check_resumable(hub, settings, run)
         print(f"resuming {run} after epoch {hub.get_info('epoch', 0)}, step {hub.step}", file=file)
     else:
         hub = MessageHub(f"demo {run.name}")
@@ -238,6 +258,8 @@ def run_demo(settings: Settings, file: TextIO | None = None) -> int:
     hub.attach(CsvLogger(run / "metrics.csv", columns=("val/loss", "val/accuracy")))
     if not settings.quiet:
         hub.attach(ConsoleLogger("train/loss", "train/accuracy", "val/*", total=settings.epochs * len(training.digits)))
+    if settings.broker is not None:
+        Bridge(hub, settings.broker, run=run.name, rank=0, world=1, spool=run / "spool", allow=ALLOWED)
     hub.update_info("patience", settings.patience)
     hub.update_info("max_epochs", settings.epochs)
     first_step, start = hub.step, time.perf_counter()
@@ -252,7 +274,12 @@ def run_demo(settings: Settings, file: TextIO | None = None) -> int:
     return 0
 
 
-def _folder(settings: Settings) -> Path:
+def choose_folder(settings: Settings) -> Path:
+    """Return the folder of the run, made if need be.
+
+    Raises:
+        ArgumentError: there is nothing to resume in it, or something that is not to be; or a number is out of range.
+    """
     if settings.epochs < 1 or settings.patience < 1:
         raise ArgumentError(f"epochs and patience must be above 0, got {settings.epochs} and {settings.patience}")
     run = settings.run or Path("asynchub-demo")
@@ -270,12 +297,18 @@ def _folder(settings: Settings) -> Path:
     return run
 
 
-def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
+def newest_checkpoint(run: Path) -> dict[str, Any] | None:
+    """Return what ``Training.write_model`` wrote last; None if it has not yet."""
     paths = sorted(run.glob("model-*.pt"))
     return dict(torch.load(paths[-1])) if paths else None
 
 
-def _check_resumable(hub: MessageHub, settings: Settings, run: Path) -> None:
+def check_resumable(hub: MessageHub, settings: Settings, run: Path) -> None:
+    """Check that a recovered hub is that of the run asked for; let it train on if it was given more patience.
+
+    Raises:
+        ArgumentError: it was begun with another seed.
+    """
     if hub.get_info("seed") != settings.seed:
         raise ArgumentError(f"{run} was begun with --seed {hub.get_info('seed')}, got {settings.seed}")
     if hub.stop_requested and settings.patience > hub.get_info("patience"):

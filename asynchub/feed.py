@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from asynchub.attachments import Attachments
 from asynchub.channels import Overflow, Selection, SubscriptionStatistics
@@ -25,7 +25,7 @@ from asynchub.taps import Tap
 from asynchub.terms import EventFunction, Replay, Terms
 from asynchub.watch import Watch, first_event
 
-__all__ = ("Feed", "HubStatistics")
+__all__ = ("Feed", "Heir", "HubStatistics")
 
 logger = logging.getLogger("asynchub")
 R = TypeVar("R", bound=Request)
@@ -59,6 +59,19 @@ class HubStatistics:
     settled_seconds: float = 0.0
 
 
+class Heir(Protocol):
+    """Who takes what is published in forked children.
+
+    Attributes:
+        address: where it takes it.
+    """
+
+    address: str
+
+    def forked(self) -> Callable[[], None]:
+        """Begin in a forked child, and return what its first publish is to call; does not raise."""
+
+
 class Feed(Record):
     """A record, and the front door of its readers; arguments as of ``Record``."""
 
@@ -68,6 +81,7 @@ class Feed(Record):
         self._attachments = Attachments(self._bus, self, self, self._settle_point)
         self._subscriptions: list[Subscription] = []
         self._replayed: tuple[Event, ...] = ()  # of those that no history has, what a journal gave back
+        self._heir: Heir | None = None
 
     # --- reading events
 
@@ -318,10 +332,12 @@ class Feed(Record):
         for history in self._log_scalars.values():
             if isinstance(history, HistoryBuffer):
                 history.forked()
-        self._bus.once = self._say_forked
+        self._bus.once = self._say_forked if self._heir is None else self._heir.forked()
         self._bus.look_again()
 
     def _say_forked(self) -> None:
         logger.warning(
-            "hub %r was forked: what this process records stays in its own copy; nobody reads it", self.instance_name
+            "hub %r was forked: what this process records stays in its own copy; nobody reads it, unless the parent "
+            "forks inside of `with Children(hub)`",
+            self.instance_name,
         )

@@ -57,9 +57,11 @@ ROWS = (
     ("dashboard",),
     ("recorded",),
     ("lines",),
-    ("what_if", "exporting", "inspecting", "verifying", "looking", "piping"),
+    ("what_if", "exporting", "inspecting", "verifying", "looking", "piping", "afar", "spooling"),
     ("weighing",),
     ("demo",),
+    ("demo_ranks",),
+    ("cli_afar",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -15,6 +15,7 @@ import random
 import struct
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ import numpy as np
 import torch  # before anything is measured
 
 with atheris.instrument_imports(include=["asynchub"]):
+    from asynchub.batches import decode_batch, encode_batch, events_of
+    from asynchub.bridges.frames import decode_frame, encode_frame
     from asynchub.codec import Limits, UnknownValue, dumps, loads
     from asynchub.columns import decode_column, encode_column
     from asynchub.errors import StateError
@@ -33,6 +36,7 @@ with atheris.instrument_imports(include=["asynchub"]):
     from asynchub.snapshot import TAIL_SIZE, read_snapshot, write_snapshot
     from asynchub.statefile import HEADER_SIZE, read_state, write_state
 
+from tests.bridges.made_frames import Rank
 from tests.codec_trees import PORTABLE
 from tests.fuzz.mutations import changed
 from tests.snapshot_files import repaired, repaired_state
@@ -41,6 +45,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 MOST = 10_000_000
 LIMITS = Limits(size=MOST, elements=MOST)
 """Less than the defaults, so that what is allowed fits into the memory that is."""
+FRAME = b"AHF\1"
+"""What a frame begins with, before its checksum."""
 FILE = Path(f"/proc/self/fd/{os.memfd_create('input')}")
 """In memory, and gone with the process, however that ends."""
 
@@ -68,6 +74,10 @@ def column(data: bytes) -> None:
     decode_column(parts, max_length=MOST, writable=len(data) % 2 == 0, progressions=True)
 
 
+def frame(data: bytes) -> None:
+    list(events_of(decode_frame(FRAME + zlib.crc32(data).to_bytes(4, "little") + data).batch, limits=LIMITS))
+
+
 READERS: tuple[Callable[[bytes], object], ...] = (
     lambda data: loads(data, limits=LIMITS),
     lambda data: loads(data, limits=LIMITS, on_unknown="keep"),
@@ -75,6 +85,8 @@ READERS: tuple[Callable[[bytes], object], ...] = (
     hub,
     state,
     column,
+    frame,
+    lambda data: list(events_of(decode_batch(data), limits=LIMITS)),
 )
 
 
@@ -137,6 +149,10 @@ def seeds() -> Iterator[tuple[int, bytes]]:
     yield 2, written(write_snapshot, lambda put: [put(one) for one in columns])
     for one in columns:
         yield 5, msgpack.packb(encode_column(one, progressions=True))
+    rank = Rank()
+    for made in (rank.base(), rank.scalars(40, "a", "b"), rank.infos(2, 5), rank.frame()):
+        yield 6, encode_frame(made)[len(FRAME) + 4 :]
+        yield 7, encode_batch(made.batch)
     for path in sorted(GOLDEN.glob("*.ah[cs]")):  # the journal's tests change its files by themselves
         for reader in (2, 3) if path.suffix == ".ahs" else (4,):
             yield reader, path.read_bytes()

@@ -1,0 +1,1 @@
+"""Hubs of several processes and machines: events carried between them, control from afar, reduction over ranks."""

@@ -1,0 +1,19 @@
+"""What can go wrong between processes, as errors.
+
+BridgeError                    a broker is not to be had, or does not do what it is asked
+└── AccessRefusedError         it refuses: wrong credentials, or not allowed
+"""
+
+from __future__ import annotations
+
+from asynchub.errors import AsyncHubError
+
+__all__ = ("AccessRefusedError", "BridgeError")
+
+
+class BridgeError(AsyncHubError, ConnectionError):
+    """A broker is not to be had, or does not do what it is asked."""
+
+
+class AccessRefusedError(BridgeError, PermissionError):
+    """A broker refuses: the credentials are wrong, or do not allow what is asked."""
