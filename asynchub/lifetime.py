@@ -8,7 +8,7 @@ Leaving waits for saves in the background, lets control subscribers handle what 
 other subscription, lets readers handle what is there (each at most ``drain_timeout`` seconds), runs their ``finally``,
 and returns. At interpreter exit, hubs still entered are left. A
 forked child keeps its copy of the record and none of the readers: it may go on recording, starts no thread, and says so
-once.
+once; or, where the parent has ``asynchub.bridges.children.Children``, it publishes through that.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -40,14 +41,22 @@ def _start(run: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a run that has not ended, with its ranks, which are in sessions of their own."""
+    if process.poll() is None:
+        ranks = psutil.Process(process.pid).children(recursive=True)
+        for one in (process, *ranks):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.communicate(timeout=10)
+
+
 def _end(process: subprocess.Popen[str]) -> str:
     """Wait for a run; return what it printed."""
     try:
         printed, _ = process.communicate(timeout=PATIENCE)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+        _kill(process)
     assert process.returncode == 0, printed
     return printed
 
@@ -93,7 +102,10 @@ def test_a_demo_on_two_ranks_that_is_resumed_is_the_uninterrupted_one(whole: tup
 
 def test_what_is_wrong_with_the_folder_is_said_on_all_ranks_alike(whole: tuple[Path, str]) -> None:
     process = _start(whole[0])
-    printed, _ = process.communicate(timeout=PATIENCE)
+    try:
+        printed, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        _kill(process)
     assert process.returncode != 0
     assert printed.count("is not empty; continue it with --resume, or name another folder") == 2
 
@@ -129,7 +141,5 @@ def test_a_demo_on_two_ranks_outlives_its_broker_and_everything_arrives(tmp_path
                 assert remote.ranks()[rank].missed == 0
                 assert remote.ranks()[rank].ended
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+        _kill(process)
         broker.kill()

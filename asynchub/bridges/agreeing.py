@@ -25,8 +25,10 @@ __all__ = ("AT_ONCE", "END", "INTERVAL", "BehindError", "Generation", "Job", "Re
 
 INTERVAL, AT_ONCE, END = 0.0, 1.0, 2.0
 """Why something is reduced: an interval has ended, a key is reduced at once, or the run has ended."""
-MARK, STEP, MODE, NAMES, REQUESTS = range(5)
-"""What is in a header: the layout, the step, why, and how many bytes of new keys and of requests there are."""
+MARK, STEP, PLACE, MODE, NAMES, REQUESTS = range(6)
+"""What is in a header: the layout, the step, the place, why, and how many bytes of new keys and requests there are."""
+PLACES = 64
+"""Places of a step: one for each time that something is reduced at it."""
 GATHERED = 64
 """Ranks up to which each hears from each."""
 CATCH_UP = 8
@@ -84,6 +86,7 @@ class Job:
 
     Attributes:
         step: up to which it goes.
+        number: how many there were of this step before.
         slots: what this rank has.
         mode: why it is reduced.
         deadline: until when to wait for other ranks, by ``time.monotonic``.
@@ -92,11 +95,17 @@ class Job:
     """
 
     step: int
+    number: int
     slots: Slots
     mode: float
     deadline: float
     handled: Latch = field(default_factory=Latch)
     reduced: Reduced | None = None
+
+    @property
+    def place(self) -> int:
+        """Where it stands among all that ranks reduce: the same on all of them for what is reduced together."""
+        return self.step * PLACES + min(self.number, PLACES - 1)
 
 
 def reduce_together(
@@ -122,18 +131,19 @@ def reduce_together(
     while True:
         names = sorted(key for key in job.slots if key not in layout)
         packed = dumps(names) if names else b""
-        header = np.array([layout.mark, job.step, job.mode, len(packed), len(packed_requests)], dtype=np.float64)
+        own = (layout.mark, job.step, job.place, job.mode, len(packed), len(packed_requests))
+        header = np.array(own, dtype=np.float64)
         found = collect(ranks, header, layout.slots(job.slots), layout, deadline)
         low, high = found.low, found.high
         if low[MARK] != high[MARK]:
             raise ConnectionError("ranks have slots for different keys")  # a failure left them so: they begin anew
         if high[MODE] == END:
             check_modes(ranks, job.step, job.mode, job.slots, deadline, low[MODE] == END)
-        elif low[STEP] != high[STEP]:
+        elif low[PLACE] != high[PLACE]:
             generation.apart += 1
             if not generation.regrouped or generation.apart > CATCH_UP:
                 check_steps(ranks, job.step, job.mode, job.slots, deadline)
-            if job.step < high[STEP]:
+            if job.place < high[PLACE]:
                 raise BehindError
             continue  # those behind come with their next one
         elif low[MODE] != high[MODE] and not generation.regrouped:

@@ -16,7 +16,8 @@ import functools
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from asynchub.bridges.commands import Allowed
 from asynchub.bridges.life import Delivery, Life
 from asynchub.bridges.opening import open_transport
 from asynchub.bridges.plan import BridgeStatistics, Plan
+from asynchub.bridges.signs import in_words
 from asynchub.bridges.subjects import Subjects, encode_word
 from asynchub.channels import Selection
 from asynchub.errors import ArgumentError, LifecycleError, WaitTimeoutError
-from asynchub.events import Event, Rewound, ScalarUpdated, StateLoaded
+from asynchub.events import Event, ScalarUpdated, StateLoaded
 from asynchub.hub import MessageHub
 from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.requests import Request, RequestApplied, RequestRefused
@@ -45,7 +47,7 @@ URGENT = (Request, RequestApplied, RequestRefused)
 """Kinds of events that somebody far away may be waiting for."""
 AGAIN = 0.01
 """Seconds from one look at a bridge that begins anew to the next."""
-ALWAYS = (RequestApplied, RequestRefused, StateLoaded, Rewound)
+ALWAYS = (RequestApplied, RequestRefused, StateLoaded)
 """Kinds of events that go there, whatever is wanted."""
 
 
@@ -133,13 +135,15 @@ class Bridge:
             name=name,
         )
         self._life: Life | None = None
+        self._failure: Exception | None = None
         self._begun = Latch()
         self.attachment = hub.attach(self._send, *wanted, name=name, on_error="restart", overflow="catch_up")
 
     def statistics(self) -> BridgeStatistics:
         """Return how it is doing now; of a hub that was left, how it was doing then."""
         life = self._life
-        return BridgeStatistics() if life is None else life.statistics()
+        now = BridgeStatistics() if life is None else life.statistics()
+        return now if self._failure is None else replace(now, error=in_words(self._failure))
 
     def deliver(self, timeout: float | None = 30.0) -> None:
         """Wait until the broker has all that was published before the call.
@@ -207,13 +211,13 @@ class Bridge:
             while batch:
                 loaded = [index for index, event in enumerate(batch) if type(event) is StateLoaded]
                 if loaded:  # what came before it does not count any more
+                    self._pause()
                     if life is not None:
-                        self._begun = Latch()
                         await life.end(drain=False)
                     batch = batch[loaded[-1] :]
-                    life = await self._begin(events, batch[0].seq - 1, anew=True)
+                    life = await self._begin(events, batch[0].seq - 1, batch, anew=True)
                 elif life is None:
-                    life = await self._begin(events, begun)
+                    life = await self._begin(events, min(begun, batch[0].seq - 1), batch)
                 room = life.give(batch)
                 if events.awaited:  # `flush`, or `save`
                     room = life.hurry()
@@ -223,14 +227,26 @@ class Bridge:
                     await life.wait(room)
                 batch = await anext(batches, None)
         finally:
-            self._begun = Latch()
+            self._pause()
             if life is not None:
                 await life.end()
 
-    async def _begin(self, events: Subscription, begun_seq: int, *, anew: bool = False) -> Life:
+    def _pause(self) -> None:
+        if self._begun.is_set:
+            self._begun = Latch()
+
+    async def _begin(
+        self, events: Subscription, begun_seq: int, batch: Sequence[Event] = (), *, anew: bool = False
+    ) -> Life:
+        """Begin a life, which is to be given a batch first."""
         life = Life(self._plan, events, begun_seq, self._life, anew=anew)
-        self._life = life
-        await life.start()
+        try:
+            await life.start()
+        except Exception as error:
+            self._failure = error
+            events.unread(list(batch))
+            raise
+        self._life, self._failure = life, None
         self._begun.set()
         return life
 

@@ -23,6 +23,7 @@ from asynchub.bridges.commands import Commands
 from asynchub.bridges.cutting import Cutter, Identity
 from asynchub.bridges.failures import AccessRefusedError, BridgeError
 from asynchub.bridges.frames import Frame
+from asynchub.bridges.lineage import Lineage, saved_at
 from asynchub.bridges.loop_thread import LoopThread
 from asynchub.bridges.packing import Packer
 from asynchub.bridges.plan import BridgeStatistics, Plan
@@ -74,17 +75,23 @@ class Life:
         begun_seq: what comes is what the hub published after this ``seq``.
         before: the life before this one, of the same bridge, or None.
         anew: whether the state of the hub was replaced since then.
+
+    Attributes:
+        epoch: which life of the rank it is; see ``Frame``.
+        lineage: what it and those before it went on from.
     """
+
+    _cutter: Cutter
 
     def __init__(self, plan: Plan, events: Subscription, begun_seq: int, before: Life | None, *, anew: bool) -> None:
         self._plan = plan
         self._hub = plan.hub
         self._events = events
         self._begun_seq = begun_seq
-        self._after_seq = 0
         self._base_seq = plan.hub._base_seq
         self.epoch = time.time_ns()
         self._anew = anew
+        self.lineage: Lineage = _lineage(plan.spool) if before is None else before.lineage
         self._before = None if before is None else before.newest
         self._before_epoch = 0 if before is None else before.epoch
         self._goes_on = before is not None and not anew and before._base_seq == self._base_seq
@@ -120,8 +127,8 @@ class Life:
         """Send events; return what to wait for before more is given, or None. Raises what has ended the thread."""
         self._check()
         self._cutter.step = self._hub.step
-        if any(type(one) is Rewound and one.to_seq == self._after_seq for one in batch):  # which the epoch says
-            batch = [one for one in batch if type(one) is not Rewound or one.to_seq != self._after_seq]
+        if any(type(one) is Rewound for one in batch):  # of a journal: what this life brings counts, all of it
+            batch = [one for one in batch if type(one) is not Rewound]
         return self._cutter.give(batch)
 
     def hurry(self) -> Latch:
@@ -256,8 +263,8 @@ class Life:
         if last is not None:
             after = min(last.upto_seq, self._begun_seq)
             if not self._goes_on or last.epoch != self._before_epoch:  # of another process, or of a state that is gone
-                after = min(after, self._base_seq)
-        self._after_seq = after
+                after = min(after, self.lineage.common(last, saved_at(hub, self._base_seq), self._base_seq))
+        self.lineage.add(self.epoch, identity.run_id, after)
         with hub._bus.drained_still():
             past = hub.past(plan.selection, "last", None)
         base = [event for event in past if event.seq <= after]
@@ -285,7 +292,7 @@ class Life:
         else:
             since = self._events.again(after, upto)
         for event in since:
-            if event.seq <= upto and not (type(event) is Rewound and event.to_seq == after):  # that the epoch says
+            if event.seq <= upto and type(event) is not Rewound:  # as in `give`
                 yield event
 
     async def _ended_or_failed(self, tasks: list[asyncio.Future[Any]]) -> None:
@@ -354,6 +361,10 @@ class Life:
         if not self._cut_off:
             self._cut_off = True
             self._cutter.end() if self._drains else self._cutter.cut()
+
+
+def _lineage(folder: Path | None) -> Lineage:
+    return Lineage(None if folder is None else folder.with_name(f"{folder.name}.lives"))
 
 
 def _newest_epoch(folder: Path | None) -> int:

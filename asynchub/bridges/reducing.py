@@ -87,7 +87,8 @@ class Reducing:
         self._newest: Job | None = None  # of those handed over
         self._results: deque[Reduced] = deque()
         self._owed: Slots = {}  # what failed reductions left for the next one
-        self._owed_step: int | None = None
+        self._owed_at: tuple[int, int] | None = None  # step and number of the newest of them
+        self._step, self._number = -1, 0  # of what was handed over last
         self._doubt: Job | None = None  # what failed last: whether others have completed it is not known
         self._degraded: float | None = None
         self._requests: list[bytes] = []
@@ -132,7 +133,9 @@ class Reducing:
         return job
 
     def _put(self, step: int, slots: Slots, mode: float, timeout: float) -> Job:
-        job = Job(step, slots, mode, time.monotonic() + timeout)
+        self._number = self._number + 1 if step == self._step else 0
+        self._step = step
+        job = Job(step, self._number, slots, mode, time.monotonic() + timeout)
         if self._degraded is None and self.error is None and not self._closing:
             self._newest = job
             self._queue.append(job)
@@ -143,7 +146,7 @@ class Reducing:
 
     def _owe(self, job: Job) -> None:
         merge(self._owed, job.slots, self._declarations)
-        self._owed_step = job.step if self._owed_step is None else max(self._owed_step, job.step)
+        self._owed_at = (job.step, job.number) if self._owed_at is None else max(self._owed_at, (job.step, job.number))
         job.handled.set()
 
     def take(self) -> list[Reduced]:
@@ -234,7 +237,7 @@ class Reducing:
             ReductionError: they cannot be reduced together.
         """
         with self._changed:
-            slots, self._owed, self._owed_step = self._owed, {}, None
+            slots, self._owed, self._owed_at = self._owed, {}, None
             sent = list(self._requests)
         merge(slots, job.slots, self._declarations)
         job.slots = slots
@@ -341,13 +344,13 @@ class Reducing:
             elif doubt is not None:
                 merge(doubt.slots, self._owed, self._declarations)
                 self._owed = doubt.slots
-                self._owed_step = max(doubt.step, -1 if self._owed_step is None else self._owed_step)
+                self._owed_at = max((doubt.step, doubt.number), self._owed_at or (-1, 0))
             self._generation = generation
             self._done = generation.done
             since, self._degraded = self._degraded, None
-            if self._owed_step is not None:
-                job = Job(self._owed_step, self._owed, INTERVAL, time.monotonic() + self._timeout)
-                self._owed, self._owed_step = {}, None
+            if self._owed_at is not None:
+                job = Job(*self._owed_at, self._owed, INTERVAL, time.monotonic() + self._timeout)
+                self._owed, self._owed_at = {}, None
                 self._newest = job
                 self._queue.append(job)
         if since is not None:

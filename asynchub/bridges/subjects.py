@@ -7,7 +7,7 @@
 
 Words: a run's name or a key may be any text. What a broker would take for its own (dots, ``*``, ``>``, ``%``, blanks,
     control characters), and what is not ASCII, is written as ``%`` and two hexadecimal digits for each byte of UTF-8;
-    the empty text is ``%00``. A key's ``/`` is a dot, so that a broker's permissions can go by its levels.
+    the empty text is ``%``. A key's ``/`` is a dot, so that a broker's permissions can go by its levels.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from asynchub.errors import ArgumentError
 __all__ = ("Subjects", "decode_key", "decode_word", "encode_key", "encode_word", "matches")
 
 ROOT = "ah"
-EMPTY = "%00"
+EMPTY = "%"
 MAX_BYTES = 255
-"""Bytes that the name of a run may take, encoded."""
+"""Bytes that the name of a run's log may take."""
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f.*>%]|[^\x00-\x7f]")
 _ESCAPE = re.compile(r"((?:%[0-9A-F]{2})+)")
 
@@ -98,10 +98,14 @@ class Subjects:
         if not isinstance(run, str) or not run:
             raise ArgumentError(f"run must be the name of a run, got {run!r:.80}")
         word = encode_word(run)
-        if len(word) > MAX_BYTES:
-            raise ArgumentError(f"the name of a run takes at most {MAX_BYTES} bytes, got {len(word)}: {run!r:.80}")
+        log = "AH_" + word.replace("/", "%2F").replace("\\", "%5C")
+        if len(log) > MAX_BYTES:
+            most = MAX_BYTES - len("AH_")
+            raise ArgumentError(
+                f"the name of a run takes at most {most} bytes, encoded, got {len(log) - 3}: {run!r:.80}"
+            )
         self.run = run
-        self.log = "AH_" + word.replace("/", "%2F").replace("\\", "%5C")
+        self.log = log
         self._base = f"{ROOT}.{word}"
         self.stored = (f"{self._base}.ev.>", f"{self._base}.snap.>")
 

@@ -19,11 +19,13 @@ from torch import distributed
 
 from asynchub import MessageHub
 from asynchub.bridges.reducer import Reducer
-from tests.benchmarks.common import Figures, figures, header, quick, table
-from tests.bridges.ranks import Rank, run_ranks
+from tests.benchmarks.common import Figures, figures, header, interleave, quick, table
+from tests.bridges.ranks import PRELOADED, Rank, run_ranks
 
 KEYS = 50
 EVERY = 10
+BLOCK = 4
+"""Intervals that a contender has at a time."""
 SIZES = (2, 4)
 GRADIENT = 250_000
 """Numbers that are reduced in each step: 1 MB."""
@@ -69,15 +71,15 @@ def waited_for(rank: Rank, calls: int) -> Found:
         }
 
 
-def steps_of(rank: Rank, intervals: int) -> Found:
+def steps_of(rank: Rank, rounds: int) -> Found:
     """Return the time of the steps of an interval, and what the training thread pays in settle points."""
     gradient = torch.ones(GRADIENT)
     values = {f"train/{number}": 1.0 + rank.index for number in range(KEYS)}
-    found: Found = {}
+    settled: list[tuple[int, float]] = []
 
     def train(hub: MessageHub, after: Callable[[], object]) -> list[float]:
         took = []
-        for _ in range(intervals):
+        for _ in range(BLOCK):
             start = time.perf_counter()
             for _ in range(EVERY):
                 hub.step += 1
@@ -87,41 +89,37 @@ def steps_of(rank: Rank, intervals: int) -> Found:
             took.append((time.perf_counter() - start) * 1e3)
         return took
 
-    def train_and_settle(hub: MessageHub) -> list[float]:
-        settled: list[tuple[int, float]] = []
+    def settle() -> None:
+        start = time.perf_counter()
+        reduced.settle()
+        settled.append((reduced.step, (time.perf_counter() - start) * 1e6))
 
-        def settle() -> None:
-            start = time.perf_counter()
-            hub.settle()
-            settled.append((hub.step, (time.perf_counter() - start) * 1e6))
-
-        took = train(hub, settle)
-        end = [one for step, one in settled if not step % EVERY]
-        found["µs: settle() at the end of an interval"] = figures(end)
-        found["µs: settle() amid it"] = figures(one for step, one in settled if step % EVERY)
-        return took
-
-    def loop(hub: MessageHub) -> None:
-        if not hub.step % EVERY:
+    def loop() -> None:
+        if not looped.step % EVERY:
             sync(KEYS)
 
-    with MessageHub("nothing") as hub:
-        train(hub, hub.settle)  # to warm up
-        found["ms: 10 steps"] = figures(train(hub, hub.settle))
-    with MessageHub("reducer") as hub:
-        Reducer(hub, {"train/*": "mean"}, every=EVERY, name="steps")
-        found["ms: 10 steps with a reducer"] = figures(train_and_settle(hub))
-    with MessageHub("loop") as hub:
-        found["ms: 10 steps with Lightning's loop"] = figures(train(hub, lambda: loop(hub)))
-    return found
+    with MessageHub("nothing") as nothing, MessageHub("reduced") as reduced, MessageHub("looped") as looped:
+        Reducer(reduced, {"train/*": "mean"}, every=EVERY, name="steps")
+        contenders = {
+            "ms: 10 steps": lambda: train(nothing, nothing.settle),
+            "ms: 10 steps with a reducer": lambda: train(reduced, settle),
+            "ms: 10 steps with Lightning's loop": lambda: train(looped, loop),
+        }
+        took = interleave(contenders, rounds)
+    return {
+        "µs: settle() at the end of an interval": figures(one for step, one in settled if not step % EVERY),
+        "µs: settle() amid it": figures(one for step, one in settled if step % EVERY),
+        **{name: figures(one for block in blocks for one in block) for name, blocks in took.items()},
+    }
 
 
 def measure(rank: Rank, calls: int) -> Found:
-    return waited_for(rank, calls) | steps_of(rank, max(calls // 5, 3))
+    return waited_for(rank, calls) | steps_of(rank, max(calls // 20, 2))
 
 
 def main(rough: bool) -> None:
-    calls = 20 if rough else 200
+    calls = 10 if rough else 200
+    PRELOADED.append("lightning.fabric.utilities.distributed")
     found: dict[int, Any] = {size: run_ranks(size, measure, calls, patience=600)[0] for size in SIZES}
     names = list(found[SIZES[0]])
     rows = {name: [f"{found[size][name].median:.2f} ({found[size][name].p99:.2f})" for size in SIZES] for name in names}

@@ -52,6 +52,14 @@ class Place:
         """Have it be there again."""
         self.memory.restore() if self._broker is None else self._broker.start()
 
+    def freeze(self) -> None:
+        """Have the broker accept what comes, and answer nothing; of one in memory, as ``cut``."""
+        self.memory.cut() if self._broker is None else self._broker.freeze()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.memory.restore() if self._broker is None else self._broker.thaw()
+
     def stored(self) -> list[Stored]:
         """Return what the log of the run has."""
         return asyncio.run(self._stored())

@@ -21,10 +21,12 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore
 
-__all__ = ("Rank", "RankFailed", "Ranks", "ranks", "run_ranks")
+__all__ = ("PRELOADED", "Rank", "RankFailed", "Ranks", "ranks", "run_ranks")
 
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine."""
+PRELOADED = ["torch.distributed", "asynchub.bridges.reducer", "asynchub.bridges.gloo"]
+"""What every rank has imported already; more may be added before the first is started."""
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -96,7 +98,7 @@ class Ranks:
         self, size: int, function: Callable[..., object], *arguments: object, patience: float = PATIENCE
     ) -> None:
         self._patience = patience
-        _context.set_forkserver_preload(["torch.distributed", "asynchub.bridges.reducer", "asynchub.bridges.gloo"])
+        _context.set_forkserver_preload([*PRELOADED])
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._processes: list[ForkServerProcess] = []
         self._connections: list[Connection] = []

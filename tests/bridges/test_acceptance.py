@@ -119,7 +119,7 @@ def test_a_broker_that_is_never_there_costs_a_bounded_spool_some_memory_and_no_w
     plan = Plan(
         f"nats://127.0.0.1:{free_port()}",
         str(tmp_path / "bridged"),
-        steps=20_000,
+        steps=15_000,
         pace=0,
         max_spool=max_spool,
         drain_timeout=5.0,
@@ -268,8 +268,10 @@ async def test_who_comes_late_has_the_newest_of_each_key_and_then_all_without_a_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_who_comes_after_fifty_thousand_frames_has_the_newest_of_each_key(tmp_path: Path, broker: Broker) -> None:
-    await join_late(broker, tmp_path / "spool", 50_000)
+async def test_who_comes_after_twenty_thousand_frames_has_the_newest_of_each_key(
+    tmp_path: Path, broker: Broker
+) -> None:
+    await join_late(broker, tmp_path / "spool", 20_000)
 
 
 # --- a reader is slow
@@ -307,7 +309,7 @@ def test_a_slow_reader_holds_up_nobody_and_is_told_what_it_missed(tmp_path: Path
             fast.attach(read_fast, "key/*")
             slow_one = slow.attach(read_slowly, "key/*", max_lag=2_000)
             with publishing(hub, 100, publish) as took:
-                until(lambda: len(took) >= 500, "500 steps")
+                until(lambda: len(took) >= 300, "300 steps")
             bridge.deliver(30)
             more = memory().rss - before
             fast.catch_up(30)

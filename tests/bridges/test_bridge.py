@@ -21,7 +21,7 @@ from asynchub.bridges.bridge import Bridge
 from asynchub.bridges.frames import BASE, END, EVENTS, SNAPSHOT, Frame, decode_frame
 from asynchub.bridges.memory import MemoryTransport
 from asynchub.bridges.receiver import Receiver
-from asynchub.bridging import BridgeDegraded, BridgeRestored, FrameRefused
+from asynchub.bridging import BridgeDegraded, BridgeRestored, ClocksApart, FrameRefused
 from asynchub.errors import ArgumentError, LifecycleError, WaitTimeoutError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated, SubscriberFailed
 from asynchub.hub import MessageHub
@@ -152,7 +152,7 @@ def test_classes_of_the_program_come_by_the_hubs_registry(place: Place) -> None:
 
     bridge = bridged(place)
     hub = bridge._hub
-    hub.registry.register(Shape, name="shape", encode=lambda shape: shape.sides, decode=lambda sides, version: Shape(sides))
+    hub.registry.register(Shape, name="shape", encode=lambda shape: shape.sides, decode=lambda sides, _: Shape(sides))
     with hub:
         hub.update_info("shape", Shape(3))
         bridge.deliver(WAIT)
@@ -487,6 +487,25 @@ def test_a_spool_has_one_user_and_the_second_begins_when_the_first_has_left(
     assert values(place, "acc") == [2.0]
 
 
+def test_what_was_published_while_a_bridge_could_not_begin_comes_when_it_can(place: Place, tmp_path: Path) -> None:
+    one, two = bridged(place, tmp_path), bridged(place, tmp_path)
+    hub = two._hub
+    failed = Kept(SubscriberFailed)
+    hub.attach(failed)
+    for value in range(5):
+        hub.update_info("cfg", value)
+    with one._hub:
+        one.deliver(WAIT)
+        hub.__enter__()
+        for value in range(5, 10):
+            hub.update_info("cfg", value)
+        until(lambda: len(failed.events) > 1)
+    two.deliver(WAIT)
+    hub.__exit__(None, None, None)
+    sent = [event for frame in frames(place) if frame.kind == EVENTS for event in events_of(frame.batch)]
+    assert [event.value for event in sent if isinstance(event, InfoUpdated)] == list(range(10))
+
+
 def test_without_a_disk_for_its_spool_a_bridge_works_from_memory(
     place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -525,10 +544,10 @@ def test_memory_is_bounded_while_the_broker_is_away_and_what_is_left_out_is_coun
     place.cut()
     bridge = bridged(place, max_spool=2**20, interval=0.0)
     with bridge._hub as hub:
-        for step in range(150_000):
+        for step in range(120_000):
             hub.step = step
             hub.update_scalar("loss", step * 0.37 % 1.0)
-            if not step % 20_000:
+            if not step % 15_000:
                 hub.flush(WAIT)
         hub.flush(WAIT)
         now = bridge.statistics()
@@ -623,28 +642,46 @@ def test_of_a_killed_process_everything_comes_with_a_journal_and_all_but_the_las
 # --- forked children
 
 
+FORKING = """
+import os, sys, time
+from asynchub.bridges.bridge import Bridge
+from asynchub.hub import MessageHub
+
+hub = MessageHub("run")
+bridge = Bridge(hub, "memory://nowhere", run=sys.argv[1], spool=sys.argv[2], interval=0.01)
+with hub:
+    hub.update_scalar("loss", 1.0)
+    bridge.deliver(30)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_does_not_hold_the_spool(place: Place, tmp_path: Path) -> None:
-    bridge = bridged(place, tmp_path)
-    with bridge._hub as hub:
-        hub.update_scalar("loss", 1.0)
-        bridge.deliver(WAIT)
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(writer)
-            os.read(reader, 1)  # until the parent closes it
-            os._exit(0)
-        os.close(reader)
-        try:
-            bridge._life._spool.close()  # type: ignore[union-attr]  # as its death would
-            lock_free = bridged(place, tmp_path)
-            with lock_free._hub as other:
-                other.update_scalar("loss", 2.0)
-                lock_free.deliver(WAIT)
-        finally:
-            os.close(writer)
-            os.waitpid(child, 0)
+def test_a_forked_child_does_not_hold_the_spool_of_its_dead_parent(place: Place, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKING, place.run, str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = 0
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait(WAIT)
+        os.kill(child, 0)  # it is there still
+        bridge = bridged(place, tmp_path)
+        with bridge._hub as hub:
+            hub.update_scalar("loss", 2.0)
+            bridge.deliver(WAIT)
+        assert values(place) == [2.0]
+    finally:
+        parent.kill()
+        parent.wait(WAIT)
+        if child:
+            os.kill(child, signal.SIGKILL)
+        if parent.stdout is not None:
+            parent.stdout.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -700,6 +737,24 @@ def test_statistics_tell_how_it_is_doing(place: Place) -> None:
         assert now.delivered >= 2
         until(lambda: bridge.statistics().clock_ahead is not None)
         assert abs(bridge.statistics().clock_ahead or 9) < 1.0
+
+
+def test_clocks_that_are_apart_are_said_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asynchub.bridges.signs.HEARTBEAT", 0.02)
+    right = time.time
+    ahead = type("Clock", (), {"time": staticmethod(lambda: right() + 90.0)})
+    monkeypatch.setattr("asynchub.bridges.sender.time", ahead)
+    kept = Kept(ClocksApart)
+    bridge = bridged(place, rank=2, world=3)
+    bridge._hub.attach(kept)
+    with bridge._hub as hub:
+        for _ in range(3):
+            hub.update_scalar("loss", 1.0)
+            bridge.deliver(WAIT)
+            until(lambda: kept.events)
+    (apart,) = kept.events
+    assert apart.rank == 2
+    assert abs(apart.seconds - 90.0) < 1.0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,6 @@ def lacking() -> str:
     done = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
     return f"needs network namespaces: {done.stderr.strip()}" if done.returncode else ""
-
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(lacking()), reason=lacking() or "all is there")]
 
 
 class Network:
@@ -142,27 +140,36 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
-def test_a_network_that_drops_loses_and_is_narrow_costs_no_event_and_no_wait(tmp_path: Path, seed: int) -> None:
+@pytest.fixture
+def network(seed: int) -> Iterator[Network]:
+    """A network, and a namespace behind it."""
+    if why := lacking():
+        pytest.skip(why)
+    with Network(seed) as network:
+        yield network
+
+
+@pytest.mark.slow
+def test_a_network_that_drops_loses_and_is_narrow_costs_no_event_and_no_wait(tmp_path: Path, network: Network) -> None:
     broker = Broker(tmp_path / "broker")
     broker._config.write_text(broker._config.read_text().replace("127.0.0.1", "0.0.0.0"))
     folder = tmp_path / "run"
     try:
         broker.start()
-        with Network(seed) as network:
-            plan = Plan(f"nats://{network.here}:{broker.port}", str(folder), steps=450)
-            with launch(plan, 1, before=("ip", "netns", "exec", network.namespace)):
-                until(lambda: len(progress(folder, 0)) > 40, "two seconds of steps", folder=folder)
-                assert network.carried
-                cut_at, network.loss = time.time(), 1.0
-                time.sleep(8)  # the schedule of the test
-                dropped = network.lost
-                network.loss = 0.2
-                time.sleep(6)
-                lost = network.lost - dropped
-                network.loss, network.rate, network.delayed = 0.0, 64_000 / 8, 0
-                time.sleep(6)
-                network.rate = None
-                (told,) = results(folder, 1)
+        plan = Plan(f"nats://{network.here}:{broker.port}", str(folder), steps=400)
+        with launch(plan, 1, before=("ip", "netns", "exec", network.namespace)):
+            until(lambda: len(progress(folder, 0)) > 40, "two seconds of steps", folder=folder)
+            assert network.carried
+            cut_at, network.loss = time.time(), 1.0
+            time.sleep(7)  # the schedule of the test
+            dropped = network.lost
+            network.loss = 0.2
+            time.sleep(5)
+            lost = network.lost - dropped
+            network.loss, network.rate, network.delayed = 0.0, 64_000 / 8, 0
+            time.sleep(5)
+            network.rate = None
+            (told,) = results(folder, 1)
         check_ranks(read_stored(broker.url, plan.run), plan, 1)
     finally:
         broker.kill()

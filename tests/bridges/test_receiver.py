@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from asynchub.bridges.transport import Stored
 from asynchub.bridging import FrameRefused, RankLeft
 from asynchub.events import Event, EventsDropped, InfoUpdated, Rewound, ScalarUpdated
 from asynchub.hub import MessageHub
+from asynchub.journal.journal import Journal
+from asynchub.journal.recovering import recover
 from asynchub.requests import RequestApplied
 from tests.bridges.made_frames import Rank
 from tests.bridges.places import Place, bridged, history
@@ -386,16 +389,28 @@ class World:
         self.count = 0
         self.live = [Receiver(MessageHub("live"), self.place.run, 0, str, steps=True, whole=True)]
         self._read = 0
+        self._journals = 0
+        self.journaled = bool(seed % 2)
         self._start(MessageHub("run"))
 
     def _start(self, hub: MessageHub) -> None:
         if self.draw.random() < 0.5:
             self.publish(hub)
         self.hub = hub
+        journal_first = self.draw.random() < 0.5
+        if self.journaled and journal_first:
+            hub.attach(Journal(self.run / "journal"))
         self.bridge: Bridge = bridged(self.place, self.folder, hub=hub, interval=0.001, drain_timeout=0.0)
         if self.draw.random() < 0.5:
             self.publish(hub)
+        if self.journaled and not journal_first:
+            hub.attach(Journal(self.run / "journal"))
         hub.__enter__()
+
+    @property
+    def run(self) -> Path:
+        """The folder of the journal."""
+        return self._root / f"run {self._journals}"
 
     def publish(self, hub: MessageHub | None = None) -> None:
         hub = hub or self.hub
@@ -414,7 +429,7 @@ class World:
 
     def save(self) -> None:
         assert self.hub.run_id
-        self.states.append(self.hub.state_dict())
+        self.states.append(self.hub.mark() if self.journaled else self.hub.state_dict())
 
     def deliver(self) -> None:
         self.bridge.deliver(20)
@@ -430,23 +445,26 @@ class World:
 
     def roll_back(self) -> None:
         """Load an earlier state in the midst of it."""
-        if self.states:
-            self.load(self.hub)
+        if self.states and not self.journaled:
+            self.hub.load_state_dict(self.draw.choice(self.states))
 
-    def load(self, hub: MessageHub) -> None:
-        """Have a hub be in one of the states; those that were saved later are of a past that does not count."""
-        index = self.draw.randrange(len(self.states))
-        del self.states[index + 1 :]
-        hub.load_state_dict(self.states[index])
+    def resumed(self) -> MessageHub:
+        """Return a hub in one of the states, which may have been saved in a past that does not count."""
+        if self.journaled:
+            return recover(self.run, mark=self.draw.choice((None, *self.states)))
+        hub = MessageHub("run")
+        hub.load_state_dict(self.draw.choice(self.states))
+        return hub
 
     def end(self, *, killed: bool) -> None:
+        later = self.folder
         if killed:  # what the broker has not got then, it gets from the spool as it is now, or never
             self.place.cut()
             self._lives += 1
+            self.hub.flush(20)
             later = self._root / str(self._lives)
-            self.hub.flush(20)  # the spool is there by then
             if self.folder.exists():
-                shutil.copytree(self.folder, later)
+                shutil.copytree(self.folder, later, copy_function=copied)
         self.hub.__exit__(None, None, None)
         if killed:
             self.folder = later
@@ -455,12 +473,12 @@ class World:
     def restart(self) -> None:
         """End the process, well or badly, and begin the next: from a state, or anew."""
         self.end(killed=self.draw.random() < 0.6)
-        hub = MessageHub("run")
         if self.states and self.draw.random() < 0.8:
-            self.load(hub)
+            self._start(self.resumed())
         else:
             self.states = []
-        self._start(hub)
+            self._journals += 1
+            self._start(MessageHub("run"))
 
     def interrupt(self) -> None:
         self.place.cut()
@@ -506,6 +524,12 @@ class World:
         for key in self.hub.log_scalars:
             assert history(newest._hub, key)[-1:] == history(self.hub, key)[-1:], key
         assert dict(newest._hub.runtime_info) == dict(self.hub.runtime_info)
+
+
+def copied(source: str, target: str) -> None:
+    """Copy a file, if it is still there."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 def play(folder: Path, seed: int, steps: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -226,3 +227,40 @@ def test_a_rank_that_leaves_out_settle_points_is_waited_for_and_comes_back() -> 
     assert first == second
     for outcome in outcomes:
         assert [kind for kind, _, _ in outcome["said"]] == ["degraded", "restored"]
+
+
+# --- all of it at random
+
+
+def shaken(rank: Rank, seconds: float) -> dict[str, Any]:
+    training = Training(rank)
+    end = time.monotonic() + seconds
+    with training.hub:
+        rank.say("ready")
+        training.until(lambda: time.monotonic() > end)
+        for _ in range(3):  # nobody is stopped any more, but some may not have noticed yet what was
+            training.until(lambda: training.kinds[-1:] != ["degraded"])
+            training.steps(2 * EVERY)
+        training.reducer.close()
+    return training.outcome()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_is_lost_or_counted_twice_however_ranks_are_stopped(seed: int) -> None:
+    rng = random.Random(seed)
+    seconds = 12.0
+    with ranks(3, shaken, seconds) as running:
+        for index in range(3):
+            running.hear(index)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            index = rng.randrange(3)
+            running.signal(index, signal.SIGSTOP)
+            time.sleep(rng.random() * rng.choice([0.1, TIMEOUT, 2 * TIMEOUT]))
+            running.signal(index, signal.SIGCONT)
+            time.sleep(rng.random() / 2)
+        outcomes = running.results()
+    check_nothing_lost(outcomes, 3)
+    results = [[(step, value) for step, value, _ in outcome["came"]] for outcome in outcomes]
+    assert results[0] == results[1] == results[2]
