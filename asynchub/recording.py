@@ -40,6 +40,7 @@ class Recording(Publishing):
         self._log_scalars.changed = self._forget_cells
         self._bus.changed = self._forget_cells
         self._bus.housekeeping = self._fold
+        self._looked_seq = 0
 
     def _publish_tensor(self, key: str, tensor: Any, count: Any, resumed: bool, step: int | None) -> None:
         """Publish what a tensor on a device holds; arguments as of ``update_scalar``, unchecked."""
@@ -175,6 +176,9 @@ class Recording(Publishing):
                 bus.tidy()
             finally:
                 bus.filing.release()
+        if 0 <= bus.seq - self._looked_seq < len(self._cells):
+            return  # or with very many keys each publish would pay for looking at them
+        self._looked_seq = bus.seq
         for cell in list(self._cells.values()):
             if cell.buffer is not None and len(cell.pending) >= FIELDS * FOLD_AT:
                 cell.buffer.fold()
