@@ -16,7 +16,7 @@ import functools
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -45,6 +45,8 @@ UNNAMED = "none"
 """What torchrun calls a run that was given no id."""
 URGENT = (Request, RequestApplied, RequestRefused)
 """Kinds of events that somebody far away may be waiting for."""
+LOOK = 1.0
+"""Seconds from one look whether the thread is alive to the next, while nothing is published."""
 AGAIN = 0.01
 """Seconds from one look at a bridge that begins anew to the next."""
 ALWAYS = (RequestApplied, RequestRefused, StateLoaded)
@@ -207,7 +209,7 @@ class Bridge:
                 batch = await anext(batches, None)
             if not batch:  # nothing was published before
                 life = await self._begin(events, begun)
-                batch = await anext(batches, None)
+                batch = await self._next(batches, life)
             while batch:
                 loaded = [index for index, event in enumerate(batch) if type(event) is StateLoaded]
                 if loaded:  # what came before it does not count any more
@@ -225,11 +227,22 @@ class Bridge:
                     life.hurry()
                 if room is not None:
                     await life.wait(room)
-                batch = await anext(batches, None)
+                batch = await self._next(batches, life)
+        except Exception:
+            if life is not None and (left := life.left()):  # for the life to come
+                events.unread(left)
+            raise
         finally:
             self._pause()
             if life is not None:
                 await life.end()
+
+    async def _next(self, batches: AsyncIterator[list[Event]], life: Life) -> list[Event] | None:
+        """Return what was published next, or None at the end; raise what has ended the life meanwhile."""
+        while True:
+            with anyio.move_on_after(LOOK):
+                return await anext(batches, None)
+            life.check()
 
     def _pause(self) -> None:
         if self._begun.is_set:

@@ -102,6 +102,10 @@ class Cutter:
         self._wake(self._hasten)
         return latch
 
+    def left(self) -> list[Event]:
+        """Return what was given and not cut, when nobody cuts any more."""
+        return [event for events in self._given for event in events]
+
     # --- on the loop
 
     def _hasten(self) -> None:

@@ -41,6 +41,8 @@ GRACE = 2.0
 LOOK = 0.25
 """Seconds from one look for a broker to the next."""
 CLOSE = 1.0
+DIGITS = 10
+"""Of the number of a rank, at most."""
 CLOSED = "BridgeError: the connection was closed before the run had answered"
 FACTS = ("rank", "world", "step", "waiting", "left_out")
 """What a sign of life says, beside the time and the epoch."""
@@ -300,7 +302,7 @@ class Following:
 
     def _take(self, stored: Stored) -> None:
         word = stored.subject.split(".")[-2]
-        if word.isdecimal():
+        if word.isdecimal() and len(word) <= DIGITS:
             self._receiver(int(word)).take(stored)
         else:
             self._refuse_frame(stored.subject, ArgumentError("the subject names no rank"))
@@ -340,7 +342,7 @@ class Following:
         found: set[int] = set()
         for pattern in self._patterns():
             words = [subject.split(".")[-2] for subject in await transport.subjects(pattern, ANSWER)]
-            found |= {int(word) for word in words if word.isdecimal()}
+            found |= {int(word) for word in words if word.isdecimal() and len(word) <= DIGITS}
         return sorted(found)
 
     def _hear(self, subject: str, data: bytes) -> None:

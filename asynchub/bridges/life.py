@@ -125,11 +125,16 @@ class Life:
 
     def give(self, batch: list[Event]) -> Latch | None:
         """Send events; return what to wait for before more is given, or None. Raises what has ended the thread."""
-        self._check()
         self._cutter.step = self._hub.step
         if any(type(one) is Rewound for one in batch):  # of a journal: what this life brings counts, all of it
             batch = [one for one in batch if type(one) is not Rewound]
-        return self._cutter.give(batch)
+        room = self._cutter.give(batch)
+        self.check()  # only now: what was given and is not sent is in `left`
+        return room
+
+    def left(self) -> list[Event]:
+        """Return what was given and did not come into the spool; once the thread has ended."""
+        return self._cutter.left() if self._thread.ended.is_set else []
 
     def hurry(self) -> Latch:
         """Have all that was given in the spool soon; return a latch that is set when it is."""
@@ -138,9 +143,10 @@ class Life:
     async def wait(self, latch: Latch) -> None:
         """Wait for the thread, as long as it lives."""
         while not await latch.waited(1.0):
-            self._check()
+            self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise what has ended the thread."""
         if self._thread.ended.is_set:
             raise self._thread.error or BridgeError("the bridge has ended")
 

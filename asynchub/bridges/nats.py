@@ -76,7 +76,7 @@ class NatsTransport(NatsMessages):
         storage: str = "file",
         max_age: float | None = None,
         max_log_bytes: int | None = None,
-        duplicate_window: float = 600.0,
+        duplicate_window: float = 120.0,
         replicas: int = 1,
     ) -> None:
         servers = parse_servers(url)

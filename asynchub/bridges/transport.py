@@ -1,7 +1,7 @@
 """What a bridge needs of a broker: a log that it keeps for a run, and messages that it passes on.
 
 The log of a run: what was appended has a position, 1, 2, 3, ...; what comes later has a larger one. An append with a
-    message id is stored once, however often it is tried, as long as the broker remembers the id (ten minutes at least).
+    message id is stored once, however often it is tried, as long as the broker remembers the id: a minute at least.
 Messages: ``tell`` reaches who hears at that moment, or nobody; ``ask`` is answered by one who serves, or fails.
 Subjects: words joined by dots; in what is read, heard and served, ``*`` stands for one word and a last ``>`` for one or
     more. ``asynchub.bridges.subjects`` makes them.

@@ -332,6 +332,27 @@ def test_a_run_without_a_spool_left_sends_again_what_it_has_recorded(
     assert values(place) == list(range(6))
 
 
+def test_a_bridge_whose_thread_dies_begins_anew_and_loses_nothing(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynchub.bridges.bridge.LOOK", 0.02)
+    bridge = bridged(place, tmp_path)
+    failed = Kept(SubscriberFailed)
+    bridge._hub.attach(failed)
+    with bridge._hub as hub:
+        for value in range(3):
+            hub.update_info("cfg", value)
+            bridge.deliver(WAIT)
+            bridge._life._thread.cancel()  # type: ignore[union-attr]  # as a defect in it would
+            hub.update_info("cfg", value + 0.5)
+            failures = value + 1
+            until(lambda: len(failed.events) >= failures)  # noqa: B023
+        bridge.deliver(WAIT)
+    sent = [event for frame in frames(place) if frame.kind == EVENTS for event in events_of(frame.batch)]
+    assert [event.value for event in sent if isinstance(event, InfoUpdated)] == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert "the bridge has ended" in failed.events[0].error
+
+
 # --- a broker that is not there
 
 

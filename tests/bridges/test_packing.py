@@ -164,6 +164,27 @@ def test_what_is_too_long_is_cut_short_and_the_rest_comes(value: object, caplog:
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["\ud800 alone", {"\udfff": ["\ud800"]}, 2**5000, float("nan"), [[]] * 1000, {1: 2, (3, 4): {5}}],
+    ids=["surrogate", "in a key", "long number", "nan", "many lists", "odd keys"],
+)
+def test_odd_values_come_as_they_were(value: object) -> None:
+    sent = stamped([InfoUpdated(key="odd", value=value)])
+    (got,) = carried(sent)
+    assert isinstance(got, InfoUpdated)
+    assert repr(got.value) == repr(value)
+
+
+def test_what_is_too_deep_comes_as_its_repr() -> None:
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    (got,) = carried(stamped([InfoUpdated(key="deep", value=deep)]))
+    assert isinstance(got, InfoUpdated)
+    assert str(got.value).startswith("[[[[")
+
+
 def test_what_is_changed_while_it_is_packed_does_not_break_it() -> None:
     class Unstable(dict[str, int]):
         def items(self) -> Any:

@@ -20,8 +20,9 @@ from asynchub.bridges.spool import Spool
 from asynchub.bridges.spooled import spooled_epochs
 from asynchub.bridges.subjects import Subjects
 from asynchub.bridges.transport import Transport
+from asynchub.cli_afar import add_afar_commands
 from asynchub.errors import ArgumentError
-from asynchub.spooling import add_spool_commands, push_spools, run_spool_command, spools_table
+from asynchub.spooling import push_spools, run_spool_command, spools_table
 from tests.bridges.broker import Broker
 from tests.bridges.made_frames import Rank
 
@@ -157,7 +158,7 @@ async def test_a_frame_that_is_too_long_for_the_broker_is_made_smaller(tmp_path:
 
 def asked(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_spool_commands(parser.add_subparsers())
+    add_afar_commands(parser.add_subparsers())
     return parser.parse_args(["spool", *map(str, words)])
 
 

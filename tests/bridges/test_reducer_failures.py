@@ -229,6 +229,40 @@ def test_a_rank_that_leaves_out_settle_points_is_waited_for_and_comes_back() -> 
         assert [kind for kind, _, _ in outcome["said"]] == ["degraded", "restored"]
 
 
+# --- a rank that comes late
+
+
+def late(rank: Rank) -> dict[str, Any]:
+    if rank.index == 1:
+        step = rank.heard()
+        training = Training(rank)
+        training.hub.step = step
+    else:
+        training = Training(rank)
+    with training.hub:
+        if rank.index == 0:
+            deadline = time.monotonic() + PATIENCE
+            while "degraded" not in training.kinds and time.monotonic() < deadline:
+                training.step()
+            rank.say(training.hub.step)
+        training.until(lambda: rank.index == 1 or "restored" in training.kinds)
+        training.steps(2 * EVERY)
+        training.reducer.close()
+    return training.outcome()
+
+
+def test_a_rank_that_comes_late_is_named_and_taken_in() -> None:
+    with ranks(2, late) as running:
+        begun = running.hear(0)
+        running.tell(begun)
+        zero, one = running.results()
+    assert [kind for kind, _, _ in zero["said"]] == ["degraded", "restored"]
+    assert zero["said"][0][1] == f"WaitTimeoutError: these ranks have not come in {TIMEOUT:g} s: 1"
+    assert one["said"] == []
+    assert zero["total"] == zero["step"] + (one["step"] - begun)
+    assert zero["came"] == one["came"]
+
+
 # --- all of it at random
 
 
