@@ -7,6 +7,10 @@ Loss: a killed process loses what was published in its last ``interval`` seconds
     the process that resumes the run sends what the journal has and the spool has not. A full spool is thinned, and what
     is left out is counted, and said where it was.
 Order: as in the hub's log.
+Going back: where the hub is at an earlier state than what was sent, since it was resumed, or a state was loaded,
+    readers take back what came after that; see ``asynchub.bridges.lineage``.
+Failures: a thread that dies is begun anew, and what was not in the spool is sent then. Without a disk for the spool,
+    that is in memory.
 Threads: one of its own, with a loop of its own, named ``asynchub bridge``.
 """
 

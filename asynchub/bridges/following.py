@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from asynchub.bridges.commands import command_of, decode_answer, encode_request
-from asynchub.bridges.failures import AccessRefusedError, BridgeError
+from asynchub.bridges.failures import AccessRefusedError, BridgeError, NobodyError
 from asynchub.bridges.frames import Frame
 from asynchub.bridges.loop_thread import LoopThread
 from asynchub.bridges.rank_status import RankStatus
@@ -152,6 +152,8 @@ class Following:
             why = decode_answer(await self._there().ask(subject, data, ANSWER))
             if self._ranks is None or 0 in self._ranks:
                 why = ""  # the run has published what becomes of it
+        except NobodyError:
+            why = f"NobodyError: rank 0 of run {self._subjects.run!r} is not there to answer: it has left, or not begun"
         except (BridgeError, StateError) as error:
             why = f"{type(error).__name__}: {error}"
         self._answered(number, why)

@@ -50,8 +50,8 @@ class Frame(NamedTuple):
         step: the rank's step then.
         batch: the events.
         position: of a snapshot, where in the broker's log the frame is up to which it reaches.
-        part: of a snapshot, which part of it this is, from 0.
-        parts: of a snapshot, how many there are.
+        part: of a snapshot or a base, which part of it this is, from 0.
+        parts: of a snapshot or a base, how many there are.
     """
 
     kind: str

@@ -48,7 +48,7 @@ RETRY = 0.5
 CLOSE = 1.0
 """Seconds that letting go of a broker may take."""
 ABSENT = 1.0
-"""Seconds that the end waits for a broker that is not there."""
+"""Seconds that the end waits for a broker that never was there."""
 
 
 class Delivery:
@@ -359,7 +359,8 @@ class Life:
         self._cut_rest()
         limit = self._plan.drain_timeout
         emptied = sender.emptied(self._cutter.number)
-        if await emptied.waited(limit if transport.connected else min(limit, ABSENT)):
+        was_there = transport.connected or sender.delivered  # it comes back at once, or a little later
+        if await emptied.waited(limit if was_there else min(limit, ABSENT)):
             with suppress(BridgeError):  # who comes late reads the frames themselves
                 await sender.snapshot()
 

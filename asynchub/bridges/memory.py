@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from asynchub.bridges.checks import check_append, check_data, check_pattern, check_patterns, check_subject
-from asynchub.bridges.failures import BridgeError
+from asynchub.bridges.failures import BridgeError, NobodyError
 from asynchub.bridges.memory_broker import Asked, MemoryBroker, MemoryLog, Told, memory_broker
 from asynchub.bridges.subjects import Subjects, matches
 from asynchub.bridges.transport import Answer, Heard, Stored, Transport
@@ -153,7 +153,7 @@ class MemoryTransport(Transport):
             ]
         reached = [transport.call_soon(partial(transport.start, answer, asked)) for transport, answer in serving]
         if not any(reached):
-            raise BridgeError(f"nobody serves {subject!r:.200}")
+            raise NobodyError(f"nobody serves {subject!r:.200}")
         self._asked.add(answered)
         try:
             async with asyncio.timeout(timeout):

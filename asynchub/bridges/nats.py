@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from asynchub.bridges.checks import check_append, check_pattern, check_patterns, check_subject
-from asynchub.bridges.failures import AccessRefusedError, BridgeError
-from asynchub.bridges.nats_connection import NobodyError, status
+from asynchub.bridges.failures import AccessRefusedError, BridgeError, NobodyError
+from asynchub.bridges.nats_connection import status
 from asynchub.bridges.nats_logs import LogMissingError, LogTakenError, log_config, said, seconds
 from asynchub.bridges.nats_messages import NatsMessages
 from asynchub.bridges.nats_reading import filters_for, pulled

@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from asynchub.bridges.failures import AccessRefusedError, BridgeError
+from asynchub.bridges.failures import AccessRefusedError, BridgeError, NobodyError
 from asynchub.bridges.nats_refusals import Refusable, is_unknown
 from asynchub.bridges.nats_urls import Login
 
@@ -33,7 +33,7 @@ try:
 except ImportError as error:
     raise ImportError("a nats:// broker needs nats-py: python -m pip install 'asynchub[nats]'") from error
 
-__all__ = ("Connection", "Listening", "NobodyError", "Received", "connect_to", "status")
+__all__ = ("Connection", "Listening", "Received", "connect_to", "status")
 
 CONNECT_SECONDS = 5.0
 """How long the making of a connection may take."""
@@ -51,10 +51,6 @@ _T = TypeVar("_T")
 
 Received = Msg
 Listening = Subscription
-
-
-class NobodyError(BridgeError):
-    """Nobody listens to what is asked."""
 
 
 class _Client(Client):

@@ -157,7 +157,7 @@ class Receiver:
         self._note(frame)
         self.ended = frame.kind == END
         if self.ended:
-            self._hub.publish(RankLeft(rank=frame.rank), step=frame.step)
+            self._arrivals.add_events([RankLeft(seq=frame.upto_seq, time=frame.time, step=frame.step, rank=frame.rank)])
 
     def _events(self, batch: Batch) -> list[Event]:
         events = list(events_of(batch, registry=self._hub.registry))

@@ -34,7 +34,7 @@ logger = logging.getLogger("asynchub")
 ANSWER = 2.0
 """Seconds in which a broker has to answer."""
 RETRY = 0.25
-"""Seconds from one try to the next, while the broker seems to be there."""
+"""Seconds until what has failed is tried again, while the broker seems to be there; twice as many each time."""
 REFUSED = 5.0
 """Seconds until what was refused, or has failed in a way that nobody foresaw, is tried again."""
 NOTHING = Batch([], [], [])
@@ -68,6 +68,7 @@ class Sender:
         told: Callable[[Exception | None], object],
     ) -> None:
         self.delivered = 0
+        self._failures = 0  # since a frame was delivered
         self.left_out = 0
         self.newest: Frame | None = None
         self.clock_ahead: float | None = None
@@ -111,7 +112,8 @@ class Sender:
             except AccessRefusedError as error:
                 await self._failed(error, REFUSED)
             except BridgeError as error:
-                await self._failed(error, RETRY)
+                await self._failed(error, min(RETRY * 2 ** min(self._failures, 8), REFUSED))
+                self._failures += 1
             except Exception as error:  # a defect, of ours or of a client: what comes later is worth sending
                 logger.exception("frames of run %r could not be sent", self._subjects.run)
                 await self._failed(error, REFUSED)
@@ -162,6 +164,7 @@ class Sender:
         self._told(None)
         self._spool.take_off(frame.epoch, frame.number)
         self.delivered += 1
+        self._failures = 0
         self._note(frame)
         self._tell_waiting()
         if (frame.kind == BASE and frame.part == frame.parts - 1) or self._since_snapshot >= SNAPSHOT_EVERY:

@@ -166,8 +166,9 @@ class Transport(ABC):
 
         Raises:
             AccessRefusedError: the credentials do not allow it.
-            BridgeError: nobody serves it, or answers in ``timeout`` seconds, or the broker is not there. Or it could
-                not be answered: the text says why.
+            NobodyError: nobody serves it.
+            BridgeError: nobody answers in ``timeout`` seconds, or the broker is not there. Or it could not be
+                answered: the text says why.
         """
 
     @abstractmethod
