@@ -41,6 +41,8 @@ GRACE = 2.0
 LOOK = 0.25
 """Seconds from one look for a broker to the next."""
 CLOSE = 1.0
+AT_ONCE = 32
+"""Subjects that a broker is asked of at once."""
 DIGITS = 10
 """Of the number of a rank, at most."""
 CLOSED = "BridgeError: the connection was closed before the run had answered"
@@ -201,11 +203,13 @@ class Following:
 
     async def _last_position(self) -> int:
         """Return where, in the broker's log, the newest frame is that is wanted."""
-        newest = 0
+        there, newest = self._there(), 0
         for pattern in self._patterns():
-            for subject in await self._there().subjects(pattern, ANSWER):
-                stored = await self._there().newest(subject, ANSWER)
-                newest = max(newest, 0 if stored is None else stored.position)
+            subjects = await there.subjects(pattern, ANSWER)
+            for start in range(0, len(subjects), AT_ONCE):
+                some = subjects[start : start + AT_ONCE]
+                found = await asyncio.gather(*(there.newest(subject, ANSWER) for subject in some))
+                newest = max([newest, *(stored.position for stored in found if stored is not None)])
         return newest
 
     def _there(self) -> Transport:

@@ -68,7 +68,6 @@ class Sender:
         told: Callable[[Exception | None], object],
     ) -> None:
         self.delivered = 0
-        self._failures = 0  # since a frame was delivered
         self.left_out = 0
         self.newest: Frame | None = None
         self.clock_ahead: float | None = None
@@ -84,6 +83,7 @@ class Sender:
         self._some = asyncio.Event()
         self._waiting: list[tuple[int, Latch]] = []
         self._opened = False
+        self._failures = 0  # since a frame was delivered
 
     def wake(self) -> None:
         """Say that there is something new in the spool, or that the broker is there again, or is not. On the loop."""
@@ -112,8 +112,9 @@ class Sender:
             except AccessRefusedError as error:
                 await self._failed(error, REFUSED)
             except BridgeError as error:
-                await self._failed(error, min(RETRY * 2 ** min(self._failures, 8), REFUSED))
-                self._failures += 1
+                slow = self._transport.connected  # else it was not asked anything
+                await self._failed(error, min(RETRY * 2 ** min(self._failures, 8), REFUSED) if slow else RETRY)
+                self._failures += slow
             except Exception as error:  # a defect, of ours or of a client: what comes later is worth sending
                 logger.exception("frames of run %r could not be sent", self._subjects.run)
                 await self._failed(error, REFUSED)
