@@ -1,4 +1,4 @@
-"""The newest value of each key, as frames go by: what somebody who comes late is given first."""
+"""The newest value of each key, as frames go by, and whether a stop was applied: what who comes late is given first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from asynchub.batches import Batch, Scalars, decode_event
 from asynchub.bridges.packing import BYTES, numbers_by_kind, size_of
 from asynchub.events import InfoRemoved, InfoUpdated, Rewound
+from asynchub.requests import RequestApplied, StopRequested
 
 __all__ = ("Newest",)
 
@@ -24,6 +25,7 @@ class Newest:
     def __init__(self) -> None:
         self._scalars: dict[str, Row] = {}
         self._infos: dict[str, tuple[int, bytes]] = {}
+        self._stop: tuple[int, bytes] | None = None
 
     def add(self, batch: Batch) -> None:
         """Take in events that are newer than all before."""
@@ -42,17 +44,21 @@ class Newest:
                 self._infos[event.key] = (seq, data)
             elif isinstance(event, InfoRemoved):
                 self._infos.pop(event.key, None)
+            elif isinstance(event, RequestApplied) and event.request == StopRequested.__name__:
+                self._stop = self._stop or (seq, data)
             elif isinstance(event, Rewound):
                 self._rewind(event.to_seq)
 
     def _rewind(self, to_seq: int) -> None:
         self._scalars = {key: row for key, row in self._scalars.items() if row[0] <= to_seq}
         self._infos = {key: info for key, info in self._infos.items() if info[0] <= to_seq}
+        if self._stop is not None and self._stop[0] > to_seq:
+            self._stop = None
 
     def parts(self) -> list[Batch]:
         """Return all of it, in batches that fit into frames; at least one."""
         scalars = sorted(self._scalars.items(), key=lambda item: item[1][0])
-        infos = sorted(self._infos.values())
+        infos = sorted([*self._infos.values(), *(() if self._stop is None else (self._stop,))])
         parts = list(_fitting(scalars))
         for group in _by_size(infos):
             if parts[-1].events:

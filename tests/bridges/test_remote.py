@@ -158,6 +158,18 @@ async def test_who_joins_has_the_newest_of_each_key_and_then_what_comes(any_plac
             assert event.time == history(hub, "train/loss")[-1][0]
 
 
+async def test_who_joins_late_knows_that_the_run_was_stopped(place: Place) -> None:
+    async with run_of(place) as (hub, bridge):
+        hub.request_stop("enough")
+        await hub.settled()
+        for value in range(100):  # so many frames that there is a snapshot beyond it
+            hub.update_scalar("train/loss", value)
+            await bridge.delivered(WAIT)
+        async with joined(place) as remote:
+            assert (remote.stop_requested, remote.stop_reason) == (True, "enough")
+            assert len(history(remote, "train/loss")) < 100
+
+
 async def test_who_wants_all_of_the_past_has_all_of_it(place: Place) -> None:
     async with run_of(place) as (hub, bridge):
         for value in range(3000):
