@@ -14,7 +14,7 @@ from asynchub.events import InfoRemoved, InfoUpdated
 from asynchub.generations import list_generations
 from asynchub.history import HistoryBuffer
 from asynchub.hubfile import read_hub
-from asynchub.journal.folder import find_journal, holder
+from asynchub.journal.folder import find_journal, writer_of
 from asynchub.journal.frames import MAGIC as SEGMENT
 from asynchub.journal.frames import SEGMENT_SIZE, Kind, frames, read_head
 from asynchub.journal.reading import read_journal
@@ -168,7 +168,7 @@ def _run(run: Path) -> list[str]:
             ("on the disk", f"up to {journal.durable_seq:,}, as the segments say"),
             ("in the tail", f"{sum(batch.size for batch in journal.tail):,} more"),
             ("rewound", f"{rewound} times; what does not count is left out below" if rewound else "never"),
-            ("writer", holder(folder)),
+            ("writer", writer_of(folder)),
             *(("health", text) for text in health),
         ]
         lines = found.lines()

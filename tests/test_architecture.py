@@ -30,7 +30,7 @@ ROWS = (
     ("history",),
     ("past", "state", "live"),
     ("filing",),
-    ("statefile", "taps", "holding"),
+    ("statefile", "taps", "holding", "locking"),
     ("intake", "routing", "chunks"),
     ("snapshot", "generations", "batches"),
     ("hubfile", "saving"),

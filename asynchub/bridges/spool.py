@@ -21,9 +21,10 @@ from asynchub.bridges.frames import BASE, EVENTS, Frame, encode_frame
 from asynchub.bridges.records import found_records
 from asynchub.bridges.segment import Refused, Segment, damage
 from asynchub.bridges.shrinking import shrink
-from asynchub.bridges.spool_folder import FolderLock, Taken, foreign_files, remove_unfinished, segment_files
+from asynchub.bridges.spool_folder import Taken, foreign_files, lock_spool, remove_unfinished, segment_files
 from asynchub.bridges.thinning import emptied, thinned
 from asynchub.errors import ArgumentError, CorruptStateError, StateError
+from asynchub.locking import FolderLock
 
 __all__ = ("Spool", "Spooled")
 
@@ -104,7 +105,7 @@ class Spool:
         self._lock: FolderLock | None = None
         self._taken: Taken | None = None
         if folder is not None:
-            self._lock = FolderLock(folder)
+            self._lock = lock_spool(folder)
             try:
                 self._read(folder)
             except BaseException:

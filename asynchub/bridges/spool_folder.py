@@ -10,33 +10,28 @@ from __future__ import annotations
 import os
 import re
 import struct
-import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
 
 from asynchub.bridges.failures import BridgeError
-
-if sys.platform != "win32":
-    import fcntl
+from asynchub.locking import LOCK, FolderLock, holder
 
 __all__ = (
-    "FolderLock",
     "Taken",
     "find_spools",
     "foreign_files",
-    "holder",
+    "lock_spool",
     "remove_unfinished",
     "segment_files",
     "segment_path",
+    "user_of",
     "write_whole",
 )
 
-LOCK, TAKEN = "LOCK", "TAKEN"
+TAKEN = "TAKEN"
 TEMPORARY = ".tmp"
 """What the name of a file ends with that is being written; a crash may leave it."""
-RELEASED = b"released\n"
-"""What the lock's file holds when its user has let go of it; that of a killed one still names the process."""
 _SEGMENT = re.compile(r"([0-9]{20})-([0-9]{20})\.ahf")
 _MARK = struct.Struct("<QQI")
 MOST_MARKS = 16_384
@@ -44,59 +39,22 @@ MOST_MARKS = 16_384
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
 
-class FolderLock:
-    """The right to use a spool, held until ``release``.
-
-    Args:
-        folder: of the spool; it is created.
+def lock_spool(folder: Path) -> FolderLock:
+    """Return the right to use a spool, whose folder is created.
 
     Raises:
         BridgeError: another process, or another spool of this one, has it.
         OSError: the folder cannot be written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._file: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | CLOEXEC, 0o666)
-        try:
-            self._take(self._file)
-        except BaseException:
-            os.close(self._file)
-            raise
+    def refused(who: str) -> BridgeError:
+        return BridgeError(
+            f"the spool {folder} is in use by {who}, and has one user at a time: wait until that process has ended, or "
+            "choose another folder; two ranks never share one"
+        )
 
-    def _take(self, file: int) -> None:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(file, 200, 0).decode("utf-8", "replace").strip() or "somebody"
-                raise BridgeError(
-                    f"the spool {self._folder} is in use by {holder}, and has one user at a time: wait until that "
-                    "process has ended, or choose another folder; two ranks never share one"
-                ) from None
-        self._say(file, f"process {os.getpid()}\n".encode())
-
-    def _say(self, file: int, text: bytes) -> None:
-        with suppress(OSError):  # a full disk: the lock holds without the words
-            os.ftruncate(file, 0)
-            os.lseek(file, 0, os.SEEK_SET)
-            os.write(file, text)
-
-    def release(self) -> None:
-        """Let somebody else have it."""
-        file, self._file = self._file, None
-        if file is not None:
-            self._say(file, RELEASED)
-            if sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_UN)
-            os.close(file)
-
-    def forget(self) -> None:
-        """Close it in a forked child; the parent keeps it."""
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+    return FolderLock(folder, refused)
 
 
 class Taken:
@@ -222,10 +180,6 @@ def find_spools(folder: Path) -> list[Path]:
     return sorted(found, key=lambda one: (one.parent, int(one.name) if one.name.isdecimal() else -1, one))
 
 
-def holder(folder: Path) -> str:
+def user_of(folder: Path) -> str:
     """Return who uses a spool, in words. Takes no lock."""
-    try:
-        text = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
-    except FileNotFoundError:
-        return "nobody"
-    return "nobody" if text == RELEASED.decode().strip() else f"{text or 'somebody'}: it runs, or was killed"
+    return holder(folder) or "nobody"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asynchub.bridges.frames import Frame, decode_frame
 from asynchub.bridges.records import found_records
-from asynchub.bridges.spool_folder import Taken, find_spools, holder, segment_files
+from asynchub.bridges.spool_folder import Taken, find_spools, segment_files, user_of
 from asynchub.errors import CorruptStateError, StateError
 
 __all__ = ("SpooledEpoch", "spooled_epochs")
@@ -71,7 +71,7 @@ def _epochs(folder: Path) -> Iterator[SpooledEpoch]:
 
 
 def _epoch(folder: Path, epoch: int, paths: list[Path], taken: int) -> SpooledEpoch:
-    told = SpooledEpoch(folder=folder, epoch=epoch, user=holder(folder))
+    told = SpooledEpoch(folder=folder, epoch=epoch, user=user_of(folder))
     last = -1
     for path in paths:
         try:

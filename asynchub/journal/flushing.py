@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from asynchub.bus import EventBus
 from asynchub.errors import JournalError
 from asynchub.events import Event, JournalDegraded, JournalRestored
-from asynchub.journal.folder import FolderLock
 from asynchub.journal.putting import Tail
 from asynchub.journal.taking import Gathered, Taking
 from asynchub.journal.writing import SegmentWriter, built, reached
+from asynchub.locking import FolderLock
 from asynchub.taps import Commit, Tap
 
 __all__ = ("Flushing", "put_nothing")

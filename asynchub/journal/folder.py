@@ -8,79 +8,36 @@ Kept: what is cut off a torn segment is moved to ``<segment>.torn-1``, ``-2``, â
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import sys
-from contextlib import suppress
 from itertools import count, pairwise
 from pathlib import Path
 
 from asynchub.errors import JournalError
 from asynchub.journal.reading import Journaled, Segment
+from asynchub.locking import LOCK, FolderLock, holder
 from asynchub.statefile import flush, flush_folder, make_folder
 
-if sys.platform != "win32":
-    import fcntl
-
-__all__ = ("FolderLock", "compact", "find_journal", "holder", "is_released", "repair")
+__all__ = ("compact", "find_journal", "lock_folder", "repair", "writer_of")
 
 logger = logging.getLogger("asynchub")
-LOCK = "LOCK"
-RELEASED = b"released\n"
-"""What the lock's file holds when its writer has let go of it; that of a killed one still names the process."""
 
 
-class FolderLock:
-    """The right to write a journal, held until ``release``.
-
-    Args:
-        folder: of the journal; it is created.
+def lock_folder(folder: Path) -> FolderLock:
+    """Return the right to write a journal, whose folder is created.
 
     Raises:
         JournalError: another writer has it.
         OSError: the folder cannot be written.
     """
+    make_folder(folder, sync=True)
 
-    def __init__(self, folder: Path) -> None:
-        make_folder(folder, sync=True)
-        self._path = folder / LOCK
-        self._file: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            self._take(self._file)
-        except BaseException:
-            os.close(self._file)
-            raise
+    def refused(who: str) -> JournalError:
+        return JournalError(
+            f"{folder} is written by {who}; a journal has one writer: choose another folder, end that process, or "
+            "detach the journal from the other hub"
+        )
 
-    def _take(self, file: int) -> None:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(file, 200, 0).decode("utf-8", "replace").strip() or "somebody"
-                raise JournalError(
-                    f"{self._path.parent} is written by {holder}; a journal has one writer: choose another folder, end "
-                    "that process, or detach the journal from the other hub"
-                ) from None
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()}\n".encode())
-
-    def release(self) -> None:
-        """Let another writer have it."""
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):  # a full disk; or the file system has lost the lock already
-                os.ftruncate(file, 0)
-                os.lseek(file, 0, os.SEEK_SET)
-                os.write(file, RELEASED)
-                if sys.platform != "win32":
-                    fcntl.flock(file, fcntl.LOCK_UN)
-            os.close(file)
-
-    def forget(self) -> None:
-        """Close it in a forked child; the parent keeps it."""
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+    return FolderLock(folder, refused)
 
 
 def find_journal(run: Path) -> Path | None:
@@ -91,21 +48,10 @@ def find_journal(run: Path) -> Path | None:
     return None
 
 
-def is_released(folder: Path) -> bool:
-    """Tell whether the last writer of a journal has let go of it. Takes no lock."""
-    try:
-        return (folder / LOCK).read_bytes() == RELEASED
-    except FileNotFoundError:
-        return False
-
-
-def holder(folder: Path) -> str:
+def writer_of(folder: Path) -> str:
     """Return who writes a journal, in words. Takes no lock."""
-    try:
-        text = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
-    except FileNotFoundError:
-        return "none: this is a copy"
-    return "none" if text == RELEASED.decode().strip() else f"{text or 'somebody'}: it runs, or was killed"
+    who = holder(folder)
+    return "none: this is a copy" if who is None else who or "none"
 
 
 def repair(journal: Journaled) -> int:

@@ -25,9 +25,10 @@ from asynchub.channels import Selection
 from asynchub.codec.registry import Registry
 from asynchub.errors import ArgumentError, JournalError
 from asynchub.events import Event, EventsDropped
-from asynchub.journal.folder import find_journal, is_released
+from asynchub.journal.folder import find_journal
 from asynchub.journal.segments import SegmentReader
 from asynchub.journal.tailing import TailReader
+from asynchub.locking import is_released
 
 __all__ = ("Until", "follow")
 

@@ -35,7 +35,7 @@ from asynchub.events import Event, InfoRemoved
 from asynchub.filing import Run
 from asynchub.journal.filling import past_batches
 from asynchub.journal.flushing import Flushing, put_nothing
-from asynchub.journal.folder import FolderLock, compact
+from asynchub.journal.folder import compact, lock_folder
 from asynchub.journal.opening import catch_up, open_segments, removed_infos
 from asynchub.journal.putting import HALF, Tail
 from asynchub.journal.reading import Journaled, segment_files
@@ -43,6 +43,7 @@ from asynchub.journal.segments import SegmentReader
 from asynchub.journal.tail import NAME
 from asynchub.journal.taking import Taking
 from asynchub.journal.writing import SegmentWriter, built, reached
+from asynchub.locking import FolderLock
 from asynchub.taps import Commit
 
 __all__ = ("Journal", "Level")
@@ -116,7 +117,7 @@ class Journal(Flushing):
         """
         if self._open:
             raise JournalError(f"{self.path} is attached to hub {self._hub.instance_name!r} already; make another one")
-        lock = FolderLock(self.path)
+        lock = lock_folder(self.path)
         try:
             writer, found = open_segments(self.path, hub, self._segment_size)
             try:
