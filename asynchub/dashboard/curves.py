@@ -1,0 +1,238 @@
+"""One scalar of a run between two steps, as it is drawn: as buckets, or as single values where they are few.
+
+Exact: each value that counts is in one bucket, with its extremes and all that is not finite. A bucket that is older
+    than the last one is the same, bit for bit, whenever it is asked for, unless values come late, of a step before.
+Grid: buckets are a power of two of steps wide, and begin at multiples of that, in all runs alike.
+Threads: any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from asynchub.columns import Array
+from asynchub.dashboard.buckets import Buckets, reduce
+from asynchub.dashboard.pyramid import Pyramid
+from asynchub.dashboard.smoothing import window_means
+from asynchub.errors import ArgumentError
+
+__all__ = ("Axis", "Curve", "curve", "curves", "sparkline")
+
+Axis = Literal["step", "time", "relative", "epoch"]
+"""What stands on the x axis. ``"time"`` is in seconds since the epoch, ``"relative"`` in seconds since the run's first
+scalar, ``"epoch"`` the value of the runtime info ``epoch`` at that moment."""
+AXES = ("step", "time", "relative", "epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A scalar between two steps.
+
+    Attributes:
+        key: whose.
+        start: the first step that was asked for.
+        stop: the last one.
+        width: steps of a bucket; 1 of single values.
+        single: whether these are single values, in the order in which they came; else buckets, in the order of steps.
+            Buckets at the ends have the values, too, that are in them beyond ``start`` and ``stop``.
+        buckets: they.
+        axis: what ``x`` is.
+        x: where each begins; NaN where that is not known.
+        monotone: whether ``x`` never goes back.
+        note: what is to be said of the axis, in words, or "".
+        smooth: the mean over the last steps at the end of each; None if it was not asked for.
+        window: over how many steps that is.
+        seq: the event up to which the run was read.
+    """
+
+    key: str
+    start: int
+    stop: int
+    width: int
+    single: bool
+    buckets: Buckets
+    axis: Axis
+    x: Array
+    monotone: bool
+    note: str
+    smooth: Array | None
+    window: int
+    seq: int
+
+    @property
+    def points(self) -> int:
+        """How many values it shows."""
+        return int(self.buckets.points.sum())
+
+    @property
+    def not_finite(self) -> int:
+        """How many of them are NaN or infinite."""
+        return int(self.buckets.not_finite.sum())
+
+
+def curve(
+    run: Pyramid,
+    key: str,
+    start: int | None = None,
+    stop: int | None = None,
+    buckets: int = 1000,
+    *,
+    axis: Axis = "step",
+    window: int = 0,
+) -> Curve:
+    """Return a scalar between two steps; arguments as of ``curves``."""
+    return curves(run, [key], start, stop, buckets, axis=axis, window=window)[0]
+
+
+def curves(
+    run: Pyramid,
+    keys: Sequence[str],
+    start: int | None = None,
+    stop: int | None = None,
+    buckets: int = 1000,
+    *,
+    axis: Axis = "step",
+    window: int = 0,
+) -> list[Curve]:
+    """Return scalars between two steps; of a few steps, the journal is read once for all of them.
+
+    Args:
+        run: of which run, as far as it was updated.
+        keys: of the scalars; one that has no value makes an empty curve.
+        start: the first step; default that of its first value.
+        stop: the last step; default that of its last value.
+        buckets: how many cells of the grid there are between them at least; where there are no more values than that,
+            they come single. They come in wider buckets where the journal does not have single values any more, or
+            would have to be read for millions of events.
+        axis: what stands on the x axis.
+        window: steps to smooth over; 0 for no smoothing. See ``asynchub.dashboard.smoothing``.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        CorruptStateError: the journal is damaged.
+        OSError: it cannot be read.
+    """
+    if type(buckets) is not int or buckets < 1:
+        raise ArgumentError(f"buckets must be an int from 1 on, got {buckets!r:.80}")
+    if axis not in AXES:
+        raise ArgumentError(f"axis must be one of {', '.join(map(repr, AXES))}, got {axis!r:.80}")
+    if type(window) is not int or window < 0:
+        raise ArgumentError(f"window must be steps, an int from 0 on, got {window!r:.80}")
+    plans = {}
+    for key in dict.fromkeys(keys):
+        low, high = run.extent(key) or (0, 0)
+        first, last = low if start is None else int(start), high if stop is None else int(stop)
+        if last < first and not (start is None or stop is None):
+            raise ArgumentError(f"stop must not be before start, got {start} and {stop}")
+        plans[key] = _plan(run, key, first, max(first, last), buckets)
+    values = run.values_of({key: plan.rows for key, plan in plans.items() if plan.shown is None})
+    found = {
+        key: _curve(run, plan, *(plan.shown or _of_values(plan, values[key])), axis, window)
+        for key, plan in plans.items()
+    }
+    return [found[key] for key in keys]
+
+
+class _Plan(NamedTuple):
+    """What there is to show of a key: at once, or the buckets whose values have to be read."""
+
+    key: str
+    start: int
+    stop: int
+    buckets: int
+    rows: Buckets
+    shown: tuple[Buckets, bool] | None
+
+
+def _curve(run: Pyramid, plan: _Plan, found: Buckets, single: bool, axis: Axis, window: int) -> Curve:
+    x, note = _x(run, found, single, axis)
+    smooth = None
+    if window:
+        ends = found.first + 1 if single else found.steps + found.width
+        smooth = window_means(run, plan.key, ends, found, window)
+    return Curve(
+        key=plan.key,
+        start=plan.start,
+        stop=plan.stop,
+        width=found.width,
+        single=single,
+        buckets=found,
+        axis=axis,
+        x=x,
+        monotone=not bool((x[1:] < x[:-1]).any()),
+        note=note,
+        smooth=smooth,
+        window=window,
+        seq=run.seq,
+    )
+
+
+def sparkline(run: Pyramid, key: str, buckets: int = 60) -> Buckets:
+    """Return a whole scalar in few buckets, from what is at hand: the journal is not read.
+
+    Args:
+        run: of which run.
+        key: of the scalar.
+        buckets: how many cells of the grid there are at least, if level 0 has as many.
+    """
+    low, high = run.extent(key) or (0, 0)
+    width = _width(low, high, buckets)
+    rows = run.rows(key, max(run.level_of(width), 0))
+    return reduce(rows, max(width // rows.width, 1))
+
+
+def _width(start: int, stop: int, buckets: int) -> int:
+    """Return the width of which ``buckets`` at least make up the steps from ``start`` to ``stop``."""
+    return int(2 ** max(((stop - start + 1) // buckets).bit_length() - 1, 0))
+
+
+def _plan(run: Pyramid, key: str, start: int, stop: int, buckets: int) -> _Plan:
+    width = _width(start, stop, buckets)
+    level = run.level_of(width)
+    if level >= 0:
+        rows = _between(run.rows(key, level, start & -width, stop | (width - 1)), start, stop, width)
+        if int(rows.points.sum()) > buckets:
+            return _Plan(key, start, stop, buckets, rows, (reduce(rows, width // rows.width), False))
+        if rows.width == 1:
+            return _Plan(key, start, stop, buckets, rows, (_between(rows, start, stop, 1), True))
+    blocks = run.rows(key, 0, start, stop)
+    return _Plan(key, start, stop, buckets, _between(blocks, start, stop, blocks.width), None)
+
+
+def _of_values(plan: _Plan, values: Buckets | None) -> tuple[Buckets, bool]:
+    """Return buckets, or single values, and which of these it is."""
+    if values is None:
+        return reduce(plan.rows, 1), False
+    width = _width(plan.start, plan.stop, plan.buckets)
+    values = _between(values, plan.start, plan.stop, width)
+    if values.size > plan.buckets:
+        return reduce(values, width), False
+    return _between(values, plan.start, plan.stop, 1), True
+
+
+def _between(rows: Buckets, start: int, stop: int, width: int) -> Buckets:
+    """Return those in the cells of a grid from that of ``start`` to that of ``stop``."""
+    cells = rows.first & -width
+    return rows.take((cells >= (start & -width)) & (cells <= stop))
+
+
+def _x(run: Pyramid, rows: Buckets, single: bool, axis: Axis) -> tuple[Array, str]:
+    """Return where rows begin on an axis, and what is to be said of it."""
+    if axis == "step":
+        x = rows.first if single else rows.steps
+        if rows.size == 1 and rows.width == 1 and rows.points[0] > 1:
+            return x, f"all {rows.points[0]} values are of step {x[0]}: hub.step says which one it is"
+        return x, "steps go back: values came late, or a run was resumed" if bool((x[1:] < x[:-1]).any()) else ""
+    if axis == "epoch":
+        epochs = run.epochs
+        if not epochs:
+            return np.full(rows.size, np.nan), "no epoch was recorded: it is the runtime info 'epoch'"
+        seqs, values = (np.array(column) for column in zip(*epochs, strict=True))
+        which = np.searchsorted(seqs, rows.first_seq, side="right") - 1
+        return np.where(which < 0, np.nan, values[which]), ""
+    x = rows.times - (run.began if axis == "relative" else 0.0)
+    return x, "the clock goes back" if bool((x[1:] < x[:-1]).any()) else ""

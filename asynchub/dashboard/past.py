@@ -1,0 +1,93 @@
+"""The values of a run that has no journal, or whose journal begins later: from its snapshots, or from its log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from asynchub.dashboard.buckets import of_values
+from asynchub.dashboard.growing import Owned, together
+from asynchub.errors import CorruptStateError
+from asynchub.events import InfoUpdated, ScalarUpdated
+from asynchub.history import NO_STEP
+from asynchub.journal.recovering import recover
+from asynchub.subscribers.jsonl import read_jsonl
+
+__all__ = ("LOG", "Past", "past_of_log", "past_of_snapshots")
+
+LOG = "metrics.jsonl"
+"""Name of a file of ``JsonlLogger``."""
+
+
+@dataclass(slots=True)
+class Past:
+    """Values of a run.
+
+    Attributes:
+        keys: their keys, by number.
+        values: they, in the order of ``seq``.
+        epochs: ``seq`` and value of each update of the runtime info ``epoch`` that is known.
+        problem: what is wrong with where they came from, in words.
+    """
+
+    keys: list[str]
+    values: Owned
+    epochs: list[tuple[int, float]] = field(default_factory=list)
+    problem: str = ""
+
+
+def past_of_snapshots(run: Path, upto: float = float("inf")) -> Past:
+    """Return what a run's newest state has of its values.
+
+    Args:
+        run: its folder.
+        upto: the last ``seq`` that is wanted.
+
+    Raises:
+        FileNotFoundError: there is no snapshot.
+        StateError: none can be read.
+    """
+    scalars, infos = recover(run, on_unknown="keep").recorded(0)
+    parts = []
+    for number, (_, _, records) in enumerate(scalars):
+        kept = records.seqs <= upto
+        seqs, times, steps, numbers, counts = (column[kept] for column in records)
+        parts.append(Owned(np.full(len(seqs), number), of_values(steps, numbers, counts, seqs, times)))
+    values = together(parts, 1)
+    epochs = [(one.seq, float(one.value)) for one in infos if one.key == "epoch" and isinstance(one.value, int | float)]
+    order = np.argsort(values.rows.first_seq, kind="stable")
+    return Past([key for key, _, _ in scalars], values.take(order), [one for one in epochs if one[0] <= upto])
+
+
+def past_of_log(path: Path) -> Past:
+    """Return the values in a file of ``JsonlLogger``, up to the first line that is damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    numbers: dict[str, int] = {}
+    found: list[ScalarUpdated] = []
+    past = Past([], Owned.none())
+    try:
+        for event in read_jsonl(path):
+            if isinstance(event, ScalarUpdated):
+                numbers.setdefault(event.key, len(numbers))
+                found.append(event)
+            elif isinstance(event, InfoUpdated) and event.key == "epoch" and isinstance(event.value, int | float):
+                past.epochs.append((event.seq, float(event.value)))
+    except CorruptStateError as error:
+        past.problem = str(error)
+    values, counts = np.empty(len(found), object), np.empty(len(found), object)
+    values[:], counts[:] = [event.value for event in found], [event.count for event in found]
+    rows = of_values(
+        np.array([NO_STEP if event.step is None else event.step for event in found], np.int64),
+        values,
+        counts,
+        np.array([event.seq for event in found], np.int64),
+        np.array([event.time for event in found], np.float64),
+    )
+    past.keys = list(numbers)
+    past.values = Owned(np.array([numbers[event.key] for event in found], np.int64), rows)
+    return past
