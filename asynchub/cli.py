@@ -344,6 +344,6 @@ def _demo(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("asynchub demo: interrupted; continue with --resume", file=sys.stderr)
         return 130
-    except (AsyncHubError, OSError) as error:
+    except (AsyncHubError, OSError, ImportError) as error:  # of --broker: its client is not installed
         print(f"asynchub demo: {error}", file=sys.stderr)
         return 1
