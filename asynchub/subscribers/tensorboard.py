@@ -146,6 +146,28 @@ class TensorBoardLogger(TrackerLogger):
         previous, self._file = self._file, None
         if previous is not None:  # of a life that was cancelled
             previous.abandon()
+        written, backend = self._written, self._backend
+        while True:
+            was_there = is_remote(self._folder) or Path(self._folder).is_dir()
+            purge, again = self._take_back(resumed)
+            file = EventFile(backend, self._folder, self._run, written.name)
+            if was_there or not written.name:
+                break
+            file.abandon()  # the folder has come back only now, and nothing was cut in it
+        try:
+            if purge is not None:
+                file.add(backend.restart(purge))
+            for data in again:
+                file.add(data)
+            file.flush()
+        except BaseException:
+            file.abandon()
+            raise
+        self._written = written._replace(name=file.name, size=file.size)
+        return file
+
+    def _take_back(self, resumed: bool) -> tuple[int | None, list[bytes]]:
+        """Cut off what does not count; return the step from which readers are to forget, and what counts beyond it."""
         written, backend, folder = self._written, self._backend, Path(self._folder)
         purge: int | None = None
         again: list[bytes] = []
@@ -159,18 +181,7 @@ class TensorBoardLogger(TrackerLogger):
             purge = take_back(backend, folder, self._run, written.name, written.size, keep=resumed)
             if purge is not None and written.top is not None and purge <= written.top:
                 again = survivors(backend, folder, self._run, purge)
-        file = EventFile(backend, self._folder, self._run, written.name)
-        try:
-            if purge is not None:
-                file.add(backend.restart(purge))
-            for data in again:
-                file.add(data)
-            file.flush()
-        except BaseException:
-            file.abandon()
-            raise
-        self._written = written._replace(name=file.name, size=file.size)
-        return file
+        return purge, again
 
     def _warn_of_loss(self, path: Path, size: int) -> None:
         there = path.stat().st_size if size and path.exists() else 0
