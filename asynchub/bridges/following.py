@@ -36,6 +36,8 @@ __all__ = ("Following",)
 logger = logging.getLogger("asynchub")
 ANSWER = 5.0
 """Seconds in which a broker, or a run, has to answer."""
+NOBODY = 3.0
+"""Seconds in which somebody has to be there who answers for a run."""
 GRACE = 2.0
 """Seconds that a broker may be away before that is said."""
 LOOK = 0.25
@@ -150,15 +152,21 @@ class Following:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, number: int, subject: str, data: bytes) -> None:
-        try:
-            why = decode_answer(await self._there().ask(subject, data, ANSWER))
-            if self._ranks is None or 0 in self._ranks:
-                why = ""  # the run has published what becomes of it
-        except NobodyError:
-            why = f"NobodyError: rank 0 of run {self._subjects.run!r} is not there to answer: it has left, or not begun"
-        except (BridgeError, StateError) as error:
-            why = f"{type(error).__name__}: {error}"
-        self._answered(number, why)
+        deadline = time.monotonic() + NOBODY
+        while True:
+            try:
+                why = decode_answer(await self._there().ask(subject, data, ANSWER))
+                if self._ranks is None or 0 in self._ranks:
+                    why = ""  # the run has published what becomes of it
+            except NobodyError:
+                if time.monotonic() < deadline:  # it may be finding the broker again
+                    await asyncio.sleep(LOOK)
+                    continue
+                why = f"NobodyError: rank 0 of {self._subjects.run!r} is not there to answer: it has left, or not begun"
+            except (BridgeError, StateError) as error:
+                why = f"{type(error).__name__}: {error}"
+            self._answered(number, why)
+            return
 
     def _answered(self, number: int, why: str) -> None:
         request = self._asked.pop(number, None)

@@ -421,8 +421,8 @@ if not begun:
     hub.save(f"{{run}}/")
 with hub:
     for hub.step in range(hub.step + 1, {steps} + 1):
-        hub.update_scalar("train/loss", 1 / hub.step)
-        hub.update_scalar("train/acc", hub.step / 7, count=2)
+        both = {{"train/loss": 1 / hub.step, "train/acc": dict(value=hub.step / 7, count=2)}}
+        hub.update_scalars(both)  # or a kill between the two leaves a step with one of them
         if hub.step % 50 == 0:
             hub.async_save(f"{{run}}/")
         if hub.step % 10 == 0:
