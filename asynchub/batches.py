@@ -40,6 +40,8 @@ __all__ = (
     "encode_batch",
     "encode_event",
     "events_of",
+    "number_column",
+    "number_kinds",
     "pieces",
     "shifted",
 )
@@ -134,7 +136,7 @@ def batch_of(runs: Sequence[Run], events: Sequence[tuple[int, bytes]]) -> Batch:
     if countOf(map(type, values), float) == size and counts.count(1) == size:
         columns = Scalars(seqs, times, steps, packed_numbers("d", values), np.ones(size, np.int64), whose)
         return Batch(keys, [columns], list(events))
-    kinds = [_kind(value, count) for value, count in zip(values, counts, strict=True)]
+    kinds = [number_kinds(value, count) for value, count in zip(values, counts, strict=True)]
     scalars = []
     for kind in dict.fromkeys(kinds):
         found = [index for index, one in enumerate(kinds) if one == kind]
@@ -144,8 +146,8 @@ def batch_of(runs: Sequence[Run], events: Sequence[tuple[int, bytes]]) -> Batch:
                 seqs[own],
                 times[own],
                 steps[own],
-                _numbers([values[index] for index in found], kind[0]),
-                _numbers([counts[index] for index in found], kind[1]),
+                number_column([values[index] for index in found], kind[0]),
+                number_column([counts[index] for index in found], kind[1]),
                 whose[own],
             )
         )
@@ -177,13 +179,14 @@ def pieces(runs: Sequence[Run], events: Sequence[tuple[int, bytes]]) -> list[Bat
     return made
 
 
-def _kind(value: Any, count: Any) -> tuple[str, str]:
+def number_kinds(value: Any, count: Any) -> tuple[str, str]:
     """Return of which columns a scalar is: ``"d"`` for floats, ``"q"`` for ints of 64 bits, ``"O"`` for others."""
     of_value = "d" if type(value) is float else "q" if type(value) is int and value in INT64 else "O"
     return of_value, "q" if type(count) is int and count in INT64 else "O"
 
 
-def _numbers(numbers: list[Any], kind: str) -> Array:
+def number_column(numbers: list[Any], kind: str) -> Array:
+    """Return numbers of one of those kinds as a column."""
     if kind != "O":
         return packed_numbers(kind, numbers)
     array = np.empty(len(numbers), object)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from asynchub.batches import Batch, Scalars, encode_event
+from asynchub.batches import Batch, Scalars, encode_event, number_column, number_kinds
 from asynchub.codec.decoder import loads
 from asynchub.codec.encoder import dumps
 from asynchub.codec.limits import Limits
@@ -37,7 +37,6 @@ ROW, LETTER = 48, 3
 """Bytes that the numbers of a scalar, and a letter of a key, take at most."""
 ALL = Limits(nodes=2**62, collisions=2**62)
 """What may be read of one's own."""
-INT64 = range(-(2**63), 2**63)
 
 
 class Packer:
@@ -169,7 +168,7 @@ def numbers_by_kind(rows: Sequence[tuple[Any, ...]]) -> list[Scalars]:
     """
     groups: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     for row in rows:
-        groups.setdefault((_kind(row[3]), _kind(row[4])), []).append(row)
+        groups.setdefault(number_kinds(row[3], row[4]), []).append(row)
     made = []
     for (of_value, of_count), some in groups.items():
         seqs, times, steps, values, counts, whose = (list(column) for column in zip(*some, strict=True))
@@ -178,23 +177,9 @@ def numbers_by_kind(rows: Sequence[tuple[Any, ...]]) -> list[Scalars]:
                 packed_numbers("q", seqs),
                 packed_numbers("d", times),
                 packed_numbers("q", steps),
-                _numbers(values, of_value),
-                _numbers(counts, of_count),
+                number_column(values, of_value),
+                number_column(counts, of_count),
                 packed_numbers("q", whose),
             )
         )
     return made
-
-
-def _kind(number: object) -> str:
-    if type(number) is float:
-        return "d"
-    return "q" if type(number) is int and number in INT64 else "O"
-
-
-def _numbers(numbers: list[Any], kind: str) -> Any:
-    if kind != "O":
-        return packed_numbers(kind, numbers)
-    array = np.empty(len(numbers), object)
-    array[:] = numbers
-    return array
