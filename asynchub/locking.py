@@ -29,14 +29,15 @@ class FolderLock:
     Args:
         folder: it is there.
         refused: returns the error to raise, given in words who has the lock.
+        name: of the lock's file in it.
 
     Raises:
         Exception: what ``refused`` returns; another process, or somebody else in this one, has it.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, refused: Callable[[str], Exception]) -> None:
-        self._file: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    def __init__(self, folder: Path, refused: Callable[[str], Exception], name: str = LOCK) -> None:
+        self._file: int | None = os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             self._take(self._file, refused)
         except BaseException:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
+from contextlib import suppress
 from pathlib import Path
 
+from asynchub.locking import FolderLock
 from asynchub.statefile import make_folder
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ("CacheLock", "cache_path")
 
@@ -30,17 +28,18 @@ def cache_path(journal: Path, cache: Path | None) -> Path:
 class CacheLock:
     """The right to write a file of the cache.
 
-    Attributes:
-        held: whether it was taken.
-
     Args:
         path: the file; the lock is another one beside it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.held = False
         self._path = path.with_suffix(".lock")
-        self._file: int | None = None
+        self._lock: FolderLock | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether it was taken."""
+        return self._lock is not None
 
     def take(self) -> bool:
         """Return whether it is held now; it does not wait for another viewer.
@@ -48,21 +47,14 @@ class CacheLock:
         Raises:
             OSError: the folder cannot be written.
         """
-        if self.held:
-            return True
-        if self._file is None:
+        if self._lock is None:
             make_folder(self._path.parent, sync=False)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        self.held = True
-        return True
+            with suppress(BlockingIOError):  # it is another viewer's
+                self._lock = FolderLock(self._path.parent, BlockingIOError, self._path.name)
+        return self.held
 
     def release(self) -> None:
         """Let another viewer have it."""
-        if self._file is not None:
-            os.close(self._file)
-        self._file, self.held = None, False
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
