@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Callable, Sequence
 
@@ -78,12 +77,11 @@ def request_of(command: str, arguments: Sequence[str], reason: str, author: str)
         command: a word of ``asynchub.bridges.commands.COMMANDS``.
         arguments: of ``set``: a name and a value, in JSON or a plain word; of others none.
         reason: why.
-        author: who asks; empty for the user of the process.
+        author: who asks; empty for the user of the process, whom the remote hub fills in.
 
     Raises:
         ValueError: ``set`` was not given a name and a value, or another command something.
     """
-    author = author or getpass.getuser()
     if command == "set":
         if len(arguments) != 2:
             raise ValueError(f"set takes the name of a parameter and its value, got {' '.join(arguments) or 'nothing'}")

@@ -35,6 +35,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -255,10 +256,8 @@ class Reducer:
         """Wait until ``job`` was handled, not much longer than ``until`` (monotonic); tell whether it was."""
         deadline = until + GRACE
         if not job.handled.is_set and in_event_loop():
-            try:
+            with suppress(ControlAwaitedError):  # it is `settle()`, called where a loop runs: that blocks
                 return await job.handled.waited(_left(deadline))
-            except ControlAwaitedError:
-                pass  # it is `settle()`, called where a loop runs: that blocks
         return job.handled.wait(_left(deadline))
 
     def _publish(self, events: Subscription, results: list[Reduced]) -> None:
