@@ -114,7 +114,12 @@ class Training:
 
     A checkpoint is one file, ``model-N.pt``, that is there when it is whole. It names the event of the journal at which
     the run goes on from it.
+
+    Attributes:
+        loss_keys: the keys that the loss is recorded under.
     """
+
+    loss_keys: tuple[str, ...] = ("train/loss",)
 
     def __init__(self, hub: MessageHub, run: Path, seed: int) -> None:
         torch.manual_seed(seed)
@@ -146,9 +151,10 @@ class Training:
         self.optimizer.step()
         right = (logits.argmax(1) == labels).sum()
         self.hub.step += 1
+        mean = {"value": loss.detach() * len(labels), "count": len(labels)}
         self.hub.update_scalars(
             {
-                "train/loss": {"value": loss.detach() * len(labels), "count": len(labels)},
+                **dict.fromkeys(self.loss_keys, mean),
                 "train/accuracy": {"value": right, "count": len(labels)},
                 "train/grad_norm": norm,
                 "train/lr": self.optimizer.param_groups[0]["lr"],

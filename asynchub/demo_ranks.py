@@ -1,4 +1,4 @@
-"""The main job on several ranks: ``torchrun --nproc-per-node 2 -m asynchub demo``.
+"""The main job on several ranks: ``torchrun --nproc-per-node 2 -m asynchub demo``, options behind ``-- demo``.
 
 Each rank has a hub, a journal, and its part of each batch; gradients are averaged, scalars reduced, and rules on each
 rank decide the same, at the same step, because they read what was reduced. With a broker every rank sends its events
@@ -74,17 +74,11 @@ class RankTraining(Training):
         super().__init__(hub, run, seed)
         self.digits = RankDigits(seed, rank, world)
         self._rank = rank
-        self._loss = f"rank{rank}/loss"
+        self.loss_keys = ("train/loss", f"rank{rank}/loss")
 
     def begin(self) -> None:
         """Have gradients averaged over the ranks from now on; the weights of rank 0 are those of all."""
         self.forward = DistributedDataParallel(self.model)
-
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """Take one optimizer step and record it, also under a key of this rank's own."""
-        super().step(images, labels)
-        history = self.hub.get_scalar("train/loss")
-        self.hub.update_scalar(self._loss, history.current(), count=len(labels))
 
     @torch.inference_mode()
     def evaluate(self) -> None:
@@ -262,5 +256,5 @@ def _summary(hub: MessageHub, run: Path, settings: Settings, table: list[list[fl
     if any(row[4] for row in table):
         lines += [f"The broker was away at the end: asynchub spool push {run / 'spool'} {settings.broker}", ""]
     again = f"--run {run} --resume --patience {2 * settings.patience}"
-    lines.append(f"Train on:  torchrun --nproc-per-node {world} -m asynchub demo {again}")
+    lines.append(f"Train on:  torchrun --nproc-per-node {world} -m asynchub -- demo {again}")
     return "\n".join(lines)
