@@ -198,3 +198,25 @@ def test_histories_read_while_threads_publish_are_whole(rng: np.random.Generator
     assert not wrong
     seqs = np.concatenate([hub.get_scalar(key).records().seqs for key in keys])
     assert sorted(seqs.tolist()) == list(range(1, 5 * (3 * 6000 + 1) + 1))
+
+
+class Counted(dict[str, Cell]):
+    """Cells that count how many of them were looked at."""
+
+    looked = 0
+
+    def values(self) -> Any:
+        type(self).looked += len(self)
+        return super().values()
+
+
+def test_a_publish_does_not_pay_for_how_many_keys_there_are() -> None:
+    hub = MessageHub("keys")
+    for key in range(20_000):
+        hub.update_scalar(str(key), 0.0)
+    Counted.looked = 0
+    hub._cells = Counted(hub._cells)
+    for value in range(20_000):
+        hub.update_scalar("0", float(value))
+    assert 0 < Counted.looked <= 2 * 20_000  # one or two for each publish, not all of them every 1,024
+    assert len(hub.get_scalar("0").data[0]) == 20_001
