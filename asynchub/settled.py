@@ -155,7 +155,7 @@ class SettledSubscription(Subscription):
         self._begin_reading()
         try:
             if self._turned and self._rest is None:
-                self._resting = True
+                self._resting = True  # all of it as in `_next_batch`, which runs too often to call a method for it
                 self._cursor.handled = self._cursor.position
                 if self._waiters:
                     with self._bus.collecting:

@@ -6,10 +6,9 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from asynchub.codec.decoder import loads
-from asynchub.errors import CorruptStateError, StateError
+from asynchub.errors import CorruptStateError
 from asynchub.journal.frames import FRAME_SIZE, SEGMENT_SIZE, Kind, frame_size, frames, read_head
-from asynchub.journal.reading import segment_files
+from asynchub.journal.reading import name_in, segment_files
 from asynchub.journal.tailing import TailReader
 
 __all__ = ("JournalHead", "journal_head")
@@ -54,21 +53,10 @@ def journal_head(folder: Path) -> JournalHead | None:
         except CorruptStateError as error:
             problem = problem or error
             continue
-        return JournalHead(head.run_id, _name_in(frame, head.seed), head.created / NANOSECONDS)
+        names = (name_in(one) for one in frames(frame, head.seed, 0) if one.kind == Kind.CONTROL)
+        return JournalHead(head.run_id, next(names, ""), head.created / NANOSECONDS)
     if problem is not None:
         raise problem
     tail = TailReader(folder)
     tail.poll(0, 0)
     return JournalHead(tail.run_id, "", None) if tail.run_id is not None else None
-
-
-def _name_in(data: bytes, seed: int) -> str:
-    for frame in frames(data, seed, 0):
-        if frame.kind == Kind.CONTROL:
-            try:
-                tree = loads(frame.payload)
-            except StateError:
-                return ""
-            name = tree.get("hub") if isinstance(tree, dict) else None
-            return name if isinstance(name, str) else ""
-    return ""

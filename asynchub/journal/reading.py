@@ -31,7 +31,7 @@ from asynchub.journal.frames import (
 )
 from asynchub.journal.tailing import scan
 
-__all__ = ("Damage", "Journaled", "Mode", "Segment", "read_journal", "segment_files")
+__all__ = ("Damage", "Journaled", "Mode", "Segment", "name_in", "read_journal", "segment_files")
 
 Mode = Literal["strict", "salvage", "point-in-time"]
 """What damage to what was promised leads to: ``"strict"``, an error; ``"salvage"``, all that can be read is, around
@@ -265,10 +265,11 @@ def _count(journal: Journaled, found: Sequence[Frame]) -> None:
         journal.durable_seq = max(journal.durable_seq, frame.durable_seq)
         journal.last_seq = max(journal.last_seq, frame.last_seq)
         if frame.kind == Kind.CONTROL and not journal.name:
-            journal.name = _name_in(frame)
+            journal.name = name_in(frame)
 
 
-def _name_in(frame: Frame) -> str:
+def name_in(frame: Frame) -> str:
+    """Return the name of the hub that a frame of the kind ``CONTROL`` says; "" if it says none."""
     try:
         tree = loads(frame.payload)
     except StateError:
