@@ -28,6 +28,7 @@ from asynchub.dataflow import (
     PipelineStalled,
     SlowItems,
 )
+from asynchub.declaring import Parameter
 from asynchub.errors import AsyncHubError, DeviceLostError, GraphCaptureError
 from asynchub.events import (
     CheckpointRemoved,
@@ -59,9 +60,13 @@ from asynchub.requests import (
     Decided,
     ParameterChanged,
     ParameterChangeRequested,
+    Paused,
+    PauseEnded,
+    PauseRequested,
     Request,
     RequestApplied,
     RequestRefused,
+    ResumeRequested,
     RollbackRequested,
     SkipRequested,
     StopRequested,
@@ -76,6 +81,7 @@ if TYPE_CHECKING:
     from asynchub.bridges.children import Children
     from asynchub.bridges.reducer import Reducer
     from asynchub.bridges.remote import RemoteHub, attach
+    from asynchub.dashboard.picture.notebook import show
     from asynchub.devices.registry import register_backend
     from asynchub.journal.following import follow
     from asynchub.journal.journal import Journal
@@ -99,6 +105,7 @@ if TYPE_CHECKING:
     from asynchub.subscribers.nan_guard import NanGuard
     from asynchub.subscribers.noise_scale import GradNoiseScale
     from asynchub.subscribers.plateau import ReduceLROnPlateau
+    from asynchub.subscribers.remote_control import RemoteControl
     from asynchub.subscribers.scheduler_step import SchedulerStep
     from asynchub.subscribers.spikes import SpikeDetection
     from asynchub.subscribers.sqlite import SQLiteLogger
@@ -152,8 +159,12 @@ __all__ = (
     "MedianStopping",
     "MessageHub",
     "NanGuard",
+    "Parameter",
     "ParameterChangeRequested",
     "ParameterChanged",
+    "PauseEnded",
+    "PauseRequested",
+    "Paused",
     "PendingSave",
     "Pipeline",
     "PipelineRecovered",
@@ -165,10 +176,12 @@ __all__ = (
     "Reducer",
     "ReductionDegraded",
     "ReductionRestored",
+    "RemoteControl",
     "RemoteHub",
     "Request",
     "RequestApplied",
     "RequestRefused",
+    "ResumeRequested",
     "Rewound",
     "RollbackRequested",
     "SQLiteLogger",
@@ -204,6 +217,7 @@ __all__ = (
     "monitor",
     "recover",
     "register_backend",
+    "show",
     "timed_batches",
 )
 
@@ -233,6 +247,7 @@ _LAZY = {
     "PipelineReport": "pipeline.pipeline_report",
     "ReduceLROnPlateau": "subscribers.plateau",
     "Reducer": "bridges.reducer",
+    "RemoteControl": "subscribers.remote_control",
     "RemoteHub": "bridges.remote",
     "SQLiteLogger": "subscribers.sqlite",
     "SchedulerStep": "subscribers.scheduler_step",
@@ -250,6 +265,7 @@ _LAZY = {
     "monitor": "pipeline.chains",
     "recover": "journal.recovering",
     "register_backend": "devices.registry",
+    "show": "dashboard.picture.notebook",
     "timed_batches": "subscribers.monitors",
 }
 

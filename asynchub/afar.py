@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from asynchub.bridges.commands import COMMANDS
+from asynchub.allowing import COMMANDS
 from asynchub.bridges.remote import RemoteHub, attach
 from asynchub.eventforms import event_to_json
 from asynchub.events import Event
@@ -74,7 +74,7 @@ def request_of(command: str, arguments: Sequence[str], reason: str, author: str)
     """Return the request that a command line asks for.
 
     Args:
-        command: a word of ``asynchub.bridges.commands.COMMANDS``.
+        command: a word of ``asynchub.allowing.COMMANDS``.
         arguments: of ``set``: a name and a value, in JSON or a plain word; of others none.
         reason: why.
         author: who asks; empty for the user of the process, whom the remote hub fills in.

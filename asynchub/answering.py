@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+from asynchub.declaring import Parameter
 from asynchub.events import Event
 from asynchub.requests import Request
 
@@ -38,6 +40,16 @@ class Answering:
     def __init__(self, name: str, publisher: Publisher) -> None:
         self.name = name
         self._publisher = publisher
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run, 32 hexadecimal digits; empty where there is no hub, as in some tests."""
+        return str(getattr(self._publisher, "run_id", ""))
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What can be set while the run goes on, by name: what attached subscribers declare."""
+        return getattr(self._publisher, "parameters", {})
 
     def publish(self, event: E, *, step: int | None = None) -> E:
         """Publish ``event`` on the hub; return it as stamped. See ``MessageHub.publish``."""

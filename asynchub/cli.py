@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from asynchub.cli_afar import add_afar_commands, broker, request, spool, tail
+from asynchub.cli_looking import add_looking_commands, plot, serve, watch
 
 __all__ = ("main",)
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_readers(commands)
     add_afar_commands(commands)
+    add_looking_commands(commands)
     return parser
 
 
@@ -197,6 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "request": request,
         "broker": broker,
         "spool": spool,
+        "serve": serve,
+        "watch": watch,
+        "plot": plot,
     }
     return _told(readers[options.command], options)
 

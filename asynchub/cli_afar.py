@@ -24,7 +24,7 @@ def _add_request(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "(allow= of its Bridge). Exit status 0: it was applied; 1: it was not.",
     )
     request.add_argument("run", help="name of the run")
-    request.add_argument("what", choices=("stop", "checkpoint", "skip", "rollback", "set"))
+    request.add_argument("what", choices=("stop", "checkpoint", "pause", "resume", "skip", "rollback", "set"))
     request.add_argument("arguments", nargs="*", metavar="NAME VALUE", help="of set: a parameter, e.g. lr 0.01")
     request.add_argument("--broker", metavar="URL", required=True, help="e.g. nats://localhost")
     request.add_argument("--reason", default="", help="why")

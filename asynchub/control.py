@@ -13,19 +13,17 @@ Threads: one thread settles at a time; requests may come from any thread.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import anyio
 
 from asynchub.answering import Publisher
+from asynchub.applying import Applying
 from asynchub.bus import EventBus
 from asynchub.errors import (
-    ArgumentError,
     ControlAwaitedError,
     ControlFailedError,
     CycleError,
@@ -34,14 +32,10 @@ from asynchub.errors import (
     WaitTimeoutError,
 )
 from asynchub.loops import deadline_in, seconds_until
-from asynchub.requests import Request, RequestApplied, RequestRefused
 from asynchub.settled import PARKED, SettledSubscription
 
-__all__ = ("Apply", "ControlSubscriber", "SettlePoint")
+__all__ = ("ControlSubscriber", "SettlePoint")
 
-logger = logging.getLogger("asynchub")
-Apply = Callable[[Any], object]
-"""What applies a request: called with it, in the training loop's thread; raising refuses it."""
 MAX_ROUNDS = 100
 
 
@@ -105,7 +99,8 @@ class SettlePoint:
     Attributes:
         failed: called with the name of a control subscriber and what it raised.
         settled_count: settle points so far.
-        settled_seconds: what they took of the time of the code that settles.
+        settled_seconds: what they took of the time of the code that settles, without pauses.
+        requests: the pending requests, and what applies them.
     """
 
     def __init__(self, bus: EventBus, publisher: Publisher) -> None:
@@ -113,8 +108,7 @@ class SettlePoint:
         self._publisher = publisher
         self.failed: Callable[[str, BaseException], None] = lambda name, error: None
         self._controls: list[ControlSubscriber] = []
-        self._requests: deque[Request] = deque()
-        self._apply: dict[type[Request], Apply] = {}
+        self.requests = Applying(publisher)
         self._parents: list[ControlSubscriber] = []
         self._settling = threading.Lock()
         self._thread: int | None = None
@@ -127,7 +121,7 @@ class SettlePoint:
         """Forget everybody, as a forked child must; what the parent process runs is not ended here."""
         self._parents += self._controls  # kept, or dropping their coroutines would run their `finally`
         self._controls = []
-        self._requests.clear()
+        self.requests.forked()
         self._settling = threading.Lock()
         self._thread = self._running = None
 
@@ -139,58 +133,16 @@ class SettlePoint:
         """Do not run ``control`` any more."""
         self._controls = [one for one in self._controls if one is not control]
 
-    # --- requests
-
-    def applied_by(self, kind: type[Request]) -> Apply | None:
-        """Return what applies requests of this very kind; None if nothing does."""
-        return self._apply.get(kind)
-
-    def on_request(self, kind: type[Request], apply: Apply) -> None:
-        """Have ``apply`` called with each request of ``kind``, or of a subclass that has none of its own.
-
-        Raises:
-            ArgumentError: ``kind`` is not a class of requests, or ``apply`` is not callable.
-        """
-        if not (isinstance(kind, type) and issubclass(kind, Request)):
-            raise ArgumentError(f"a request kind must be a subclass of Request, got {kind!r}")
-        if not callable(apply):
-            raise ArgumentError(f"{kind.__name__} needs a function that applies it, got {apply!r}")
-        self._apply[kind] = apply
-
-    def push(self, request: Request) -> None:
-        """Have ``request``, as stamped, applied at the next safe point."""
-        self._requests.append(request)
-
     def apply_requests(self) -> int:
-        """Apply every pending request in this thread; return how many there were.
-
-        Each ends in a ``RequestApplied`` or, when nobody can apply it or applying raised, a ``RequestRefused`` event.
-        """
-        applied = 0
-        while True:
-            try:
-                request = self._requests.popleft()
-            except IndexError:
-                return applied
-            applied += 1
-            kind = type(request).__name__
-            facts: dict[str, Any] = {
-                "request": kind,
-                "request_seq": request.seq,
-                "reason": request.reason,
-                "author": request.author,
-                "id": request.id,
-            }
-            apply = next((self._apply[one] for one in type(request).__mro__ if one in self._apply), None)
-            try:
-                if apply is None:
-                    raise LookupError(f"nobody applies {kind}; say how with hub.on_request({kind})")
-                apply(request)
-            except Exception as error:
-                logger.warning("%s was refused: %s", kind, error)
-                self._publisher.publish(RequestRefused(error=f"{type(error).__name__}: {error}", **facts))
-            else:
-                self._publisher.publish(RequestApplied(**facts))
+        """Apply every pending request in this thread, and pause if one asks for it; return how many there were."""
+        requests = self.requests
+        if self._thread == threading.get_ident():  # amid a settle point, which pauses when it is done
+            return requests.apply()
+        requests.pausing.awaited = False
+        applied = [requests.apply()]
+        if requests.pausing.due:
+            requests.pausing.hold(lambda: applied.append(requests.apply()))
+        return sum(applied)
 
     # --- settling
 
@@ -207,18 +159,25 @@ class SettlePoint:
         if not self._settling.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
             raise WaitTimeoutError(f"another thread has been settling for {timeout} s")
         try:
-            self._thread = here
-            rounds = self._rounds(deadline_in(timeout), awaited=False)
-            awaited = next(rounds, PARKED)
-            while awaited is not PARKED:
-                try:
-                    awaited = rounds.throw(ControlAwaitedError(self._awaiting, type(awaited).__name__))
-                except StopIteration:
-                    break
+            pausing = self.requests.pausing
+            self._thread, pausing.awaited = here, False
+            self._settle_once(timeout)
+            while pausing.due:
+                begun += pausing.hold(self.requests.apply)
+                self._settle_once(timeout)
         finally:
             self._thread = None
             self._count(begun)
             self._settling.release()
+
+    def _settle_once(self, timeout: float | None) -> None:
+        rounds = self._rounds(deadline_in(timeout), awaited=False)
+        awaited = next(rounds, PARKED)
+        while awaited is not PARKED:
+            try:
+                awaited = rounds.throw(ControlAwaitedError(self._awaiting, type(awaited).__name__))
+            except StopIteration:
+                break
 
     def _count(self, begun: float) -> None:
         self.settled_count += 1
@@ -230,16 +189,23 @@ class SettlePoint:
             raise LifecycleError("another settle point is under way; settle from one place")
         begun = time.perf_counter()
         try:
-            self._thread = threading.get_ident()
-            if timeout is None:
-                await _Awaited(self._rounds(None, awaited=True))
-            else:
-                with _fail_after(timeout):
-                    await _Awaited(self._rounds(deadline_in(timeout), awaited=True))
+            pausing = self.requests.pausing
+            self._thread, pausing.awaited = threading.get_ident(), True
+            await self._settled_once(timeout)
+            while pausing.due:
+                begun += await pausing.held(self.requests.apply)
+                await self._settled_once(timeout)
         finally:
             self._thread = None
             self._count(begun)
             self._settling.release()
+
+    async def _settled_once(self, timeout: float | None) -> None:
+        if timeout is None:
+            await _Awaited(self._rounds(None, awaited=True))
+        else:
+            with _fail_after(timeout):
+                await _Awaited(self._rounds(deadline_in(timeout), awaited=True))
 
     def refuse_nested(self) -> None:
         """Raise if the calling code is that of a control subscriber.
@@ -316,7 +282,7 @@ class SettlePoint:
                     self._running = None
                 if control.ended:
                     self.remove(control)
-            applied = self._requests and self.apply_requests()
+            applied = self.requests.pending and self.requests.apply()
             if not applied and (not busy or (bus.seq == seq and not bus.entries)):
                 break
             if deadline is not None and time.monotonic() > deadline:
@@ -335,6 +301,7 @@ class SettlePoint:
             ControlFailedError: some failed.
             WaitTimeoutError: they were busy for ``timeout`` seconds.
         """
+        self.requests.pausing.closed = True
         try:
             if self._controls:
                 self.settle(timeout)
@@ -343,6 +310,7 @@ class SettlePoint:
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Do the same in this task."""
+        self.requests.pausing.closed = True
         try:
             if self._controls:
                 await self.settled(timeout)
@@ -353,6 +321,7 @@ class SettlePoint:
         for control in self._controls:
             control.end()
         self._controls = []
+        self.requests.pausing.closed = False
 
 
 def _together(failures: list[Exception]) -> ControlFailedError | None:

@@ -23,18 +23,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from asynchub.bridges.bridge import Bridge
+from asynchub.declaring import Parameter
 from asynchub.errors import ArgumentError
 from asynchub.generations import list_generations
 from asynchub.hub import MessageHub
 from asynchub.integrations.hosting import change_parameter
 from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
-from asynchub.requests import ParameterChangeRequested
+from asynchub.requests import CheckpointRequested, ParameterChangeRequested
 from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.csv import CsvLogger
 from asynchub.subscribers.early_stopping import EarlyStopping
 from asynchub.subscribers.jsonl import JsonlLogger
 from asynchub.subscribers.plateau import ReduceLROnPlateau
+from asynchub.subscribers.remote_control import RemoteControl
 
 __all__ = (
     "ALLOWED",
@@ -50,8 +52,8 @@ __all__ = (
 BATCH = 64
 VALIDATION = 360
 LEARNING_RATE = 0.05
-ALLOWED = ("stop", "set/lr")
-"""What may be asked of the demo through a broker."""
+ALLOWED = ("stop", "checkpoint", "pause", "set/lr", "set/EarlyStopping.*")
+"""What may be asked of the demo, through its folder or a broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Digits:
 
 
 class Training:
-    """A network, its optimizer and its checkpoints.
+    """A network, its optimizer and its checkpoints, steered by who asks.
 
     A checkpoint is one file, ``model-N.pt``, that is there when it is whole. It names the event of the journal at which
     the run goes on from it.
@@ -140,6 +142,7 @@ class Training:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
         self._run = run
         hub.on_request(ParameterChangeRequested, self._change_parameter)
+        hub.on_request(CheckpointRequested, lambda request: None)  # one is written after each settle point anyway
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Take one optimizer step and record it."""
@@ -191,6 +194,12 @@ class Training:
         """Go on from what ``write_model`` wrote."""
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+
+    @property
+    def learning_rate(self) -> Parameter:
+        """What people may set while it trains."""
+        groups = self.optimizer.param_groups
+        return Parameter("lr", lambda: groups[0]["lr"], low=1e-5, high=1.0, note="learning rate")
 
     def _change_parameter(self, request: ParameterChangeRequested) -> None:
         change_parameter(self.optimizer.param_groups, request)
@@ -262,6 +271,7 @@ def run_demo(settings: Settings, file: TextIO | None = None) -> int:
     hub.attach(ReduceLROnPlateau(training.optimizer, "val/loss", factor=0.5, patience=2))
     hub.attach(JsonlLogger(run / "metrics.jsonl"))
     hub.attach(CsvLogger(run / "metrics.csv", columns=("val/loss", "val/accuracy")))
+    hub.attach(RemoteControl(run, allow=ALLOWED, parameters=(training.learning_rate,)))
     if not settings.quiet:
         hub.attach(ConsoleLogger("train/loss", "train/accuracy", "val/*", total=settings.epochs * len(training.digits)))
     if settings.broker is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from asynchub.attachments import Attachments
 from asynchub.channels import Overflow, Selection, SubscriptionStatistics
 from asynchub.control import SettlePoint
+from asynchub.declaring import Parameter, declared
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.history import HistoryBuffer
@@ -249,8 +250,13 @@ class Feed(Record):
         if not isinstance(request, Request):
             raise ArgumentError(f"request takes a Request, got {type(request).__name__}; see asynchub.requests")
         stamped = self.publish(request)
-        self._settle_point.push(stamped)
+        self._settle_point.requests.push(stamped)
         return stamped
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What can be set while the run goes on, by name: what attached subscribers declare. Any thread."""
+        return declared((one.name, one.subscriber) for one in self._attachments)
 
     # --- the journal
 

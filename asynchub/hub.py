@@ -16,8 +16,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, overload
 
+from asynchub.applying import Apply
 from asynchub.compiling import leave_out_of_graphs
-from asynchub.control import Apply
 from asynchub.errors import DeadlockError, LifecycleError, WaitTimeoutError
 from asynchub.history import allow_in_torch_load
 from asynchub.lifetime import Lifetime
@@ -72,7 +72,10 @@ class MessageHub(Resuming):
         super()._begin(latency, capacity)
         allow_in_torch_load()  # a program that resumes makes its hub before it loads the checkpoint
         leave_out_of_graphs()
-        self._settle_point.on_request(StopRequested, self._apply_stop)
+        requests = self._settle_point.requests
+        requests.on_request(StopRequested, self._apply_stop)
+        requests.parameters = lambda: self.parameters
+        requests.pausing.obstacle = self._obstacle_to_a_pause
         self._lifetime = Lifetime(
             self.instance_name,
             self._attachments,
@@ -163,10 +166,10 @@ class MessageHub(Resuming):
         """Run control subscribers and apply requests, in this thread, until there is nothing left to handle.
 
         Does not wait for observers. Waits for values that are on their way from a device if a control subscriber reads
-        them, or what was published after them; see ``asynchub.devices``.
+        them, or what was published after them; see ``asynchub.devices``. Waits if somebody asked for a pause.
 
         Args:
-            timeout: seconds; looked at between two rounds of control subscribers.
+            timeout: seconds; looked at between two rounds of control subscribers. A pause does not count.
 
         Raises:
             ControlFailedError: control subscribers raised; the others ran.
@@ -245,19 +248,35 @@ class MessageHub(Resuming):
         """
         if apply is None:
             return functools.partial(self.on_request, kind)
-        self._settle_point.on_request(kind, apply)
+        self._settle_point.requests.on_request(kind, apply)
         return apply
 
     def applied_by(self, kind: type[Request]) -> Apply | None:
         """Return what ``on_request`` was given for this very kind of requests; None if that is nothing."""
-        return self._settle_point.applied_by(kind)
+        return self._settle_point.requests.applied_by(kind)
 
     def apply_requests(self) -> int:
-        """Apply pending requests in this thread, without running control subscribers; return how many there were."""
+        """Apply pending requests in this thread, without running control subscribers; return how many there were.
+
+        Waits if one of them asks for a pause.
+        """
         return self._settle_point.apply_requests()
 
     def _apply_stop(self, request: StopRequested) -> None:
         self._stop = self._stop or request
+
+    def _obstacle_to_a_pause(self, awaited: bool) -> str:
+        """Return why the training loop cannot wait at the safe point that it is at; empty if it can."""
+        if self._stop is not None:
+            return "the run is stopping"
+        if not awaited and self._on_observers_loop():
+            return "settle() and apply_requests() would block the loop that observers live on: await hub.settled()"
+        return ""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the training loop waits, at a safe point, because somebody asked for a pause. Any thread."""
+        return self._settle_point.requests.pausing.holds
 
     @property
     def stop_requested(self) -> bool:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from socket import gethostname
 
 if sys.platform != "win32":
     import fcntl
@@ -51,7 +52,7 @@ class FolderLock:
             except BlockingIOError:
                 who = os.pread(file, 200, 0).decode("utf-8", "replace").strip() or "somebody"
                 raise refused(who) from None
-        self._say(file, f"process {os.getpid()}\n".encode())
+        self._say(file, f"process {os.getpid()} on {gethostname()}\n".encode())
 
     def _say(self, file: int, text: bytes) -> None:
         with suppress(OSError):  # a full disk: the lock holds without the words; or the file system has lost it already

@@ -16,9 +16,13 @@ __all__ = (
     "Decided",
     "ParameterChangeRequested",
     "ParameterChanged",
+    "PauseEnded",
+    "PauseRequested",
+    "Paused",
     "Request",
     "RequestApplied",
     "RequestRefused",
+    "ResumeRequested",
     "RollbackRequested",
     "SkipRequested",
     "StopRequested",
@@ -33,12 +37,14 @@ class Request(Event):
         reason: why, for people.
         author: who asked.
         id: identity, given by whoever asks from elsewhere; a request is applied once for each. Empty if it needs none.
+        incarnation: identity of the start of the run that it was asked of, if it counts for no other; else empty.
     """
 
     key: str = "hub/request"
     reason: str = ""
     author: str = ""
     id: str = ""
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,25 @@ class RollbackRequested(Request):
     """Go back to the newest checkpoint, and on from there."""
 
     key: str = "hub/rollback_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseRequested(Request):
+    """Wait at the next safe point, until somebody asks to go on or to stop.
+
+    Attributes:
+        seconds: how long at most.
+    """
+
+    key: str = "hub/pause_requested"
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested(Request):
+    """Go on after a pause."""
+
+    key: str = "hub/resume_requested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +144,40 @@ class RequestRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    """The training loop waits at a safe point from here on, because that was asked for.
+
+    Attributes:
+        seconds: how long at most.
+        reason: why, for people.
+        author: who asked.
+    """
+
+    key: str = "hub/paused"
+    seconds: float
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseEnded(Event):
+    """The training loop goes on after a pause.
+
+    Attributes:
+        seconds: how long it lasted.
+        reason: why it ended, for people.
+        author: who asked for that; empty if nobody did.
+    """
+
+    key: str = "hub/pause_ended"
+    seconds: float
+    reason: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterChanged(Event):
-    """A control subscriber changed a parameter.
+    """A parameter was changed: by a control subscriber, or because somebody asked for it.
 
     Attributes:
         name: the parameter, e.g. ``"lr"``.
@@ -128,7 +185,7 @@ class ParameterChanged(Event):
         old: its value before.
         new: its value now.
         reason: why, for people.
-        author: the name of the subscriber.
+        author: the name of the subscriber, or who asked.
     """
 
     key: str = "hub/parameter_changed"

@@ -20,18 +20,19 @@ PACKAGE = ROOT / "asynchub"
 
 ROWS = (
     ("errors",),
-    ("events", "patterns"),
+    ("events", "patterns", "ranks"),
     ("requests", "stretches", "dataflow", "bridging"),
+    ("declaring",),
     ("answering", "eventforms"),
     ("compiling", "scalars", "columns", "codec", "loops", "every", "channels"),
-    ("windows", "pending"),
-    ("ledger",),
+    ("windows", "pending", "pausing", "allowing"),
+    ("ledger", "applying"),
     ("folding",),
     ("history",),
     ("past", "state", "live"),
     ("filing",),
     ("statefile", "taps", "holding", "locking"),
-    ("intake", "routing", "chunks"),
+    ("intake", "routing", "chunks", "control_folder"),
     ("snapshot", "generations", "batches"),
     ("hubfile", "saving"),
     ("bus",),
@@ -58,10 +59,11 @@ ROWS = (
     ("recorded",),
     ("lines",),
     ("what_if", "exporting", "inspecting", "verifying", "looking", "piping", "afar", "spooling"),
-    ("weighing",),
+    ("weighing", "overlay_rows"),
+    ("overlaying",),
     ("demo",),
     ("demo_ranks",),
-    ("cli_afar",),
+    ("cli_afar", "cli_looking"),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -72,6 +74,8 @@ MAX_IMPORT_COST = 0.3
 """Seconds of CPU time that ``import asynchub`` may take beyond its dependencies without torch."""
 
 NOT_LOADED = (
+    "IPython",
+    "PIL",
     "accelerate",
     "ignite",
     "keras",
@@ -92,6 +96,7 @@ NOT_LOADED = (
     "sklearn",
     "spdl",
     "sqlite3",
+    "starlette",
     "tensorboard",
     "tensorboardX",
     "textual",
@@ -100,8 +105,10 @@ NOT_LOADED = (
     "trackio",
     "transformers",
     "trio",
+    "uvicorn",
     "uvloop",
     "wandb",
+    "websockets",
 )
 
 PICKLES = {"_pickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

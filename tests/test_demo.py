@@ -45,7 +45,7 @@ def test_the_demo_learns_to_read_digits_and_leaves_its_files(whole: Path) -> Non
     assert hub.get_scalar("val/accuracy").max() > 0.9
     assert hub.step == 6 * 23
     names = sorted(path.name for path in whole.iterdir())
-    assert names[2:] == ["journal", "metrics.csv", "metrics.jsonl", "model-0006.pt"]
+    assert names[2:] == ["control", "journal", "metrics.csv", "metrics.jsonl", "model-0006.pt"]
     assert names[:2] == sorted(path.name for path in list_generations(whole))
     with (whole / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -28,7 +28,7 @@ from typing import Any
 
 import anyio
 
-from asynchub.bridges.commands import Allowed
+from asynchub.allowing import Allowed
 from asynchub.bridges.life import Delivery, Life
 from asynchub.bridges.opening import open_transport
 from asynchub.bridges.plan import BridgeStatistics, Plan
@@ -72,8 +72,8 @@ class Bridge:
         world: how many ranks there are; default ``WORLD_SIZE``, else 1.
         spool: folder in which what the broker has not taken is kept, for each run and rank; None: in memory.
         max_spool: bytes that it may take.
-        allow: what may be asked from afar: ``"stop"``, ``"checkpoint"``, ``"skip"``, ``"rollback"``, and of parameters
-            ``"set/PATTERN"``, e.g. ``"set/lr"``; default nothing. Rank 0 answers.
+        allow: what may be asked from afar: ``"stop"``, ``"checkpoint"``, ``"pause"``, ``"skip"``, ``"rollback"``, and
+            of parameters ``"set/PATTERN"``, e.g. ``"set/lr"``; default nothing. Rank 0 answers.
         agree: called with each request that is let in; default ``hub.request`` where there is one rank. Of several,
             ``reducer.request`` has all of them apply it at the same step; without it requests are refused.
         interval: seconds that an event waits for others to travel with.

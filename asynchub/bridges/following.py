@@ -16,7 +16,8 @@ from typing import Any
 
 import msgpack
 
-from asynchub.bridges.commands import command_of, decode_answer, encode_request
+from asynchub.allowing import command_of
+from asynchub.bridges.commands import decode_answer, encode_request
 from asynchub.bridges.failures import AccessRefusedError, BridgeError, NobodyError
 from asynchub.bridges.frames import Frame
 from asynchub.bridges.loop_thread import LoopThread

@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import anyio
 
+from asynchub.allowing import ask_of_all
 from asynchub.bridges.commands import Commands
 from asynchub.bridges.cutting import Cutter, Identity
 from asynchub.bridges.failures import AccessRefusedError, BridgeError
@@ -32,7 +33,6 @@ from asynchub.bridges.signs import Signs, in_words
 from asynchub.bridges.spool import Spool
 from asynchub.bridges.spool_folder import segment_files
 from asynchub.bridges.transport import Transport
-from asynchub.errors import ArgumentError
 from asynchub.events import Event, Rewound
 from asynchub.loops import Latch
 from asynchub.requests import Request
@@ -343,16 +343,7 @@ class Life:
         await self._signs.live(self.epoch, transport, spool, sender)
 
     def _request(self, request: Request) -> None:
-        agree = self._plan.agree
-        if agree is not None:
-            agree(request)
-        elif self._plan.world == 1:
-            self._hub.request(request)
-        else:
-            raise ArgumentError(
-                f"this run has {self._plan.world} ranks, which have to apply it at the same step: give its Bridge "
-                "agree=reducer.request"
-            )
+        ask_of_all(request, self._hub.request, self._plan.agree, self._plan.world, "Bridge")
 
     async def _drain(self, transport: Transport, sender: Sender) -> None:
         """Bring what is left to the broker, as far as that can be done in time."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from asynchub.bridges.commands import Allowed
+from asynchub.allowing import Allowed
 from asynchub.bridges.subjects import Subjects
 from asynchub.bridges.transport import Transport
 from asynchub.channels import Selection

@@ -17,7 +17,7 @@ import numpy as np
 from asynchub.columns import Array
 from asynchub.dashboard.buckets import Buckets, reduce
 from asynchub.dashboard.pyramid import Pyramid
-from asynchub.dashboard.smoothing import window_means
+from asynchub.dashboard.smoothing import Smoothing, smoothed
 from asynchub.errors import ArgumentError
 
 __all__ = ("Axis", "Curve", "curve", "curves", "sparkline")
@@ -45,8 +45,9 @@ class Curve:
         monotone: whether ``x`` never goes back.
         note: what is to be said of the axis, in words, or "".
         smooth: the mean over the last steps at the end of each; None if it was not asked for.
-        window: over how many steps that is.
+        window: over how many steps that is; of an exponential mean, its half-life.
         seq: the event up to which the run was read.
+        smoothing: which mean it is.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Curve:
     smooth: Array | None
     window: int
     seq: int
+    smoothing: Smoothing = "mean"
 
     @property
     def points(self) -> int:
@@ -83,9 +85,10 @@ def curve(
     *,
     axis: Axis = "step",
     window: int = 0,
+    smoothing: Smoothing = "mean",
 ) -> Curve:
     """Return a scalar between two steps; arguments as of ``curves``."""
-    return curves(run, [key], start, stop, buckets, axis=axis, window=window)[0]
+    return curves(run, [key], start, stop, buckets, axis=axis, window=window, smoothing=smoothing)[0]
 
 
 def curves(
@@ -97,6 +100,7 @@ def curves(
     *,
     axis: Axis = "step",
     window: int = 0,
+    smoothing: Smoothing = "mean",
 ) -> list[Curve]:
     """Return scalars between two steps; of a few steps, the journal is read once for all of them.
 
@@ -109,7 +113,8 @@ def curves(
             they come single. They come in wider buckets where the journal does not have single values any more, or
             would have to be read for millions of events.
         axis: what stands on the x axis.
-        window: steps to smooth over; 0 for no smoothing. See ``asynchub.dashboard.smoothing``.
+        window: steps to smooth over, or the half-life; 0 for no smoothing. See ``asynchub.dashboard.smoothing``.
+        smoothing: ``"mean"`` over a window, or ``"ema"``, an exponential one.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -122,18 +127,31 @@ def curves(
         raise ArgumentError(f"axis must be one of {', '.join(map(repr, AXES))}, got {axis!r:.80}")
     if type(window) is not int or window < 0:
         raise ArgumentError(f"window must be steps, an int from 0 on, got {window!r:.80}")
+    if smoothing not in ("mean", "ema"):
+        raise ArgumentError(f"smoothing must be 'mean' or 'ema', got {smoothing!r:.80}")
+    version, asked = run.version, (start, stop, buckets, axis, window, smoothing)
+    found: dict[str, Curve] = {}
     plans = {}
     for key in dict.fromkeys(keys):
+        if (known := run.memo.get(version, (key, asked))) is not None:
+            found[key] = known
+            continue
         low, high = run.extent(key) or (0, 0)
         first, last = low if start is None else int(start), high if stop is None else int(stop)
         if last < first and not (start is None or stop is None):
             raise ArgumentError(f"stop must not be before start, got {start} and {stop}")
         plans[key] = _plan(run, key, first, max(first, last), buckets)
     values = run.values_of({key: plan.rows for key, plan in plans.items() if plan.shown is None})
-    found = {
-        key: _curve(run, plan, *(plan.shown or _of_values(plan, values[key])), axis, window)
-        for key, plan in plans.items()
-    }
+    shown = {key: plan.shown or _of_values(plan, values[key]) for key, plan in plans.items()}
+    smooth: dict[str, Array] = {}
+    if window:
+        ends = {key: (rows.first + 1 if single else rows.steps + rows.width) for key, (rows, single) in shown.items()}
+        smooth = smoothed(run, {key: (ends[key], rows) for key, (rows, _) in shown.items()}, window, smoothing)
+    for key, plan in plans.items():
+        found[key] = _curve(run, plan, *shown[key], axis, smooth.get(key), window, smoothing)
+    if run.version == version:
+        for key in plans:
+            run.memo.put(version, (key, asked), found[key], _kept(found[key]))
     return [found[key] for key in keys]
 
 
@@ -148,12 +166,17 @@ class _Plan(NamedTuple):
     shown: tuple[Buckets, bool] | None
 
 
-def _curve(run: Pyramid, plan: _Plan, found: Buckets, single: bool, axis: Axis, window: int) -> Curve:
+def _curve(
+    run: Pyramid,
+    plan: _Plan,
+    found: Buckets,
+    single: bool,
+    axis: Axis,
+    smooth: Array | None,
+    window: int,
+    smoothing: Smoothing,
+) -> Curve:
     x, note = _x(run, found, single, axis)
-    smooth = None
-    if window:
-        ends = found.first + 1 if single else found.steps + found.width
-        smooth = window_means(run, plan.key, ends, found, window)
     return Curve(
         key=plan.key,
         start=plan.start,
@@ -168,7 +191,16 @@ def _curve(run: Pyramid, plan: _Plan, found: Buckets, single: bool, axis: Axis, 
         smooth=smooth,
         window=window,
         seq=run.seq,
+        smoothing=smoothing,
     )
+
+
+def _kept(curve: Curve) -> int:
+    """Return how many bytes a curve has, which others may be shown, too, and nobody may change."""
+    columns = [*curve.buckets.columns, curve.x, *([] if curve.smooth is None else [curve.smooth])]
+    for column in columns:
+        column.setflags(write=False)
+    return sum(column.nbytes for column in columns)
 
 
 def sparkline(run: Pyramid, key: str, buckets: int = 60) -> Buckets:
@@ -179,10 +211,17 @@ def sparkline(run: Pyramid, key: str, buckets: int = 60) -> Buckets:
         key: of the scalar.
         buckets: how many cells of the grid there are at least, if level 0 has as many.
     """
+    version, asked = run.version, (key, buckets)
+    known: Buckets | None = run.memo.get(version, asked)
+    if known is not None:
+        return known
     low, high = run.extent(key) or (0, 0)
     width = _width(low, high, buckets)
     rows = run.rows(key, max(run.level_of(width), 0))
-    return reduce(rows, max(width // rows.width, 1))
+    found = reduce(rows, max(width // rows.width, 1))
+    if run.version == version:
+        run.memo.put(version, asked, found, sum(column.nbytes for column in found.columns))
+    return found
 
 
 def _width(start: int, stop: int, buckets: int) -> int:
@@ -217,7 +256,8 @@ def _of_values(plan: _Plan, values: Buckets | None) -> tuple[Buckets, bool]:
 def _between(rows: Buckets, start: int, stop: int, width: int) -> Buckets:
     """Return those in the cells of a grid from that of ``start`` to that of ``stop``."""
     cells = rows.first & -width
-    return rows.take((cells >= (start & -width)) & (cells <= stop))
+    inside = (cells >= (start & -width)) & (cells <= stop)
+    return rows if bool(inside.all()) else rows.take(inside)
 
 
 def _x(run: Pyramid, rows: Buckets, single: bool, axis: Axis) -> tuple[Array, str]:

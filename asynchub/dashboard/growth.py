@@ -24,6 +24,8 @@ __all__ = ("YOUNG", "Growth", "extents")
 
 YOUNG = 16_384
 """Values that a run may have without buckets."""
+MOST_TAILS = 1000
+"""Ends of levels that are kept."""
 Again = Callable[[Sequence[tuple[int, int]], Mapping[str, int]], Owned]
 """Reads the values of some keys, by number, once more, whose events are in some intervals."""
 MAX_SHIFT = 40
@@ -55,6 +57,8 @@ class Growth:
         self._numbers = {key: number for number, key in enumerate(self.state.keys)}
         self._held = Pile(1)
         self._kept: dict[tuple[int, int], int] = {}
+        self._tails_of: list[Owned] | None = None
+        self._tails: dict[tuple[int, int], Buckets] = {}
         self._closed: list[Pile] = []
         self._begin_piles()
 
@@ -65,6 +69,14 @@ class Growth:
     def unsaved(self) -> int:
         """How many buckets of level 0 are closed and not in the file."""
         return self._closed[0].size
+
+    @property
+    def grain(self) -> int:
+        """Steps of a bucket of level 0; of a young run, those that it would have by now."""
+        if self.state.shift is not None:
+            return int(2**self.state.shift)
+        held = self._held.all()
+        return int(2 ** (_shift(held) if held.rows.size else BLOCK))
 
     def number_of(self, key: str) -> int:
         """Return the number of a key, a new one if it has none yet."""
@@ -122,10 +134,22 @@ class Growth:
         shift = self.state.shift
         if shift is None:
             return joined([self._held.of(owner), fresh], 1)
-        opens = [one.of(owner) for one in self.state.opens[: level + 1]]
         width = width_of(shift, level)
         closed = self._closed_rows(owner, level, low & -width, high if high > NONE - width else high | (width - 1))
-        return joined([closed, tail(opens, fresh, shift, level)], width)
+        return joined([closed, self._tail(owner, level, fresh, shift)], width)
+
+    def _tail(self, owner: int, level: int, fresh: Buckets, shift: int) -> Buckets:
+        """Return what a level has beyond its closed buckets; kept, as a run that is over is asked for it often."""
+        opens = self.state.opens
+        if self._tails_of is not opens or len(self._tails) > MOST_TAILS:
+            self._tails_of, self._tails = opens, {}
+        known = self._tails.get((owner, level)) if not fresh.size else None
+        if known is not None:
+            return known
+        found = tail([one.of(owner) for one in opens[: level + 1]], fresh, shift, level)
+        if not fresh.size:
+            self._tails[owner, level] = found
+        return found
 
     def _closed_rows(self, owner: int, level: int, low: int = -NONE, high: int = NONE) -> Buckets:
         pending = self._closed[level].of(owner)

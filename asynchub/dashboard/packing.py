@@ -118,7 +118,7 @@ def _unpacked(data: bytes, place: int, size: int, form: int, dtype: str) -> tupl
     if form == RAW:
         return np.frombuffer(data, dtype, size, place), 8 * size
     if form == CONSTANT:
-        return np.broadcast_to(np.frombuffer(data, dtype, 1, place), size), 8
+        return np.full(size, np.frombuffer(data, dtype, 1, place)[0]), 8
     if form == SINGLE:
         return np.frombuffer(data, "<f4", size, place).astype(dtype), 4 * size
     if form == PROGRESSION:

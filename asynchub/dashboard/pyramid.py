@@ -26,6 +26,7 @@ from asynchub.dashboard.buckets import Buckets, joined
 from asynchub.dashboard.growing import LEVELS, Owned, merged, together, width_of
 from asynchub.dashboard.points import counting, numbered
 from asynchub.dashboard.pyramid_file import NONE
+from asynchub.dashboard.remembering import Memo
 from asynchub.dashboard.run_reader import RunReader
 from asynchub.history import NO_STEP
 
@@ -40,6 +41,7 @@ class Pyramid:
 
     Attributes:
         folder: of the run.
+        memo: what was worked out of its present ``version``.
 
     Args:
         folder: of the run, which holds a folder ``journal``, or snapshots, or a ``metrics.jsonl``; or of the journal.
@@ -50,6 +52,7 @@ class Pyramid:
         self.folder = Path(folder)
         self._lock = threading.RLock()
         self._reader = RunReader(self.folder, None if cache is None else Path(cache))
+        self.memo = Memo()
 
     def __enter__(self) -> Pyramid:
         return self
@@ -111,6 +114,12 @@ class Pyramid:
         return max(self._reader.growth.state.seq, self._reader.fresh_seq)
 
     @property
+    def version(self) -> tuple[object, int, int, int]:
+        """Something that is the same for as long as there is nothing new of the run."""
+        growth = self._reader.growth
+        return growth, growth.state.seq, self._reader.fresh_seq, len(growth.state.rewinds)
+
+    @property
     def missed(self) -> int:
         """How many events nobody has any more: they were deleted from the journal."""
         return self._reader.growth.state.missed
@@ -166,6 +175,11 @@ class Pyramid:
         """Steps of a bucket of level 0; 1 of a young run, which has single values."""
         shift = self._reader.growth.state.shift
         return 1 if shift is None else int(2**shift)
+
+    @property
+    def grain(self) -> int:
+        """Steps of a bucket of level 0; of a young run, those that it would have."""
+        return self._reader.growth.grain
 
     def level_of(self, width: int) -> int:
         """Return the level with the widest buckets that make up those of a width; -1 if only single values do."""

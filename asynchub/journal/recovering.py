@@ -212,7 +212,7 @@ class _Replay:
         hub.step = self._step if step is None else step
         hub._replayed = tuple(self._others)
         for request in self._pending.values():
-            hub._settle_point.push(request)
+            hub._settle_point.requests.push(request, earlier=True)
 
 
 def _fold(history: HistoryBuffer, parts: list[list[Array]]) -> None:

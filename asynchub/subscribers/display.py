@@ -31,7 +31,15 @@ from asynchub.events import (
     TrackerDegraded,
     TrackerRestored,
 )
-from asynchub.requests import ParameterChanged, ParameterChangeRequested, Request, RequestApplied, RequestRefused
+from asynchub.requests import (
+    ParameterChanged,
+    ParameterChangeRequested,
+    Paused,
+    PauseEnded,
+    Request,
+    RequestApplied,
+    RequestRefused,
+)
 
 __all__ = (
     "DECISIONS",
@@ -53,6 +61,8 @@ DECISIONS: tuple[type[Event], ...] = (
     RequestApplied,
     RequestRefused,
     ParameterChanged,
+    Paused,
+    PauseEnded,
     SubscriberFailed,
     StateLoaded,
     CheckpointSaved,
@@ -182,6 +192,11 @@ def described(event: Event) -> str | None:
             text = f"{event.name} = {event.value} requested{at}{_why(event.author, event.reason)}"
         case Request():
             text = f"{_words(type(event).__name__)} requested{at}{_why(event.author, event.reason)}"
+        case Paused():
+            text = f"paused{at}{_why(event.author, event.reason)} (for {format_duration(event.seconds)} at most)"
+        case PauseEnded():
+            why = _why(event.author, event.reason)
+            text = f"goes on{at} after a pause of {format_duration(event.seconds)}{why}"
         case StateLoaded():
             text = f"resumed{at} from {event.source}"
         case CheckpointSaved():

@@ -3,19 +3,22 @@
 Deterministic: it decides at settle points, from the events alone; a recorded run gives the same decisions again.
 Explained: each check is published as a ``Decided``, with the verdict ``"improved"``, ``"waiting"`` or ``"stop"``, or
     ``"late"`` if it came too late to be decided on.
-Resume: the state holds what was seen, never the arguments: those of the constructor win. A rule that was exhausted when
-    the state was saved asks again at its next check, unless that one improves.
+Resume: the state holds what was seen, never the arguments: those of the constructor win. A patience that was set while
+    the run went on is kept, unless the constructor's is another one by then. A rule that was exhausted when the state
+    was saved asks again at its next check, unless that one improves.
 Not finite: a NaN or an infinity is never an improvement and never becomes the best value; in the presets of ``like`` it
     is what it is in the original.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Self
 
+from asynchub.declaring import Parameter
 from asynchub.errors import ArgumentError, StateDictError
 from asynchub.events import Event
 from asynchub.requests import Decided, StopRequested
@@ -174,6 +177,14 @@ class EarlyStopping:
         self.mode = rule.mode
         self.stopping_reason = StoppingReason.NOT_STOPPED
         self._asked = False
+        self._given_patience = rule.patience
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What people may set while the run goes on: ``patience``."""
+        note = f"checks of {self.monitor} without an improvement after which it asks for a stop"
+        setter = functools.partial(setattr, self, "patience")
+        return (Parameter(".patience", lambda: self.patience, setter, low=1, integer=True, note=note),)
 
     @property
     def patience(self) -> int:
@@ -286,8 +297,9 @@ class EarlyStopping:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been seen and decided, and what is held back; no arguments."""
-        own = {"reason": self.stopping_reason.value}
+        """Return what has been seen and decided, and what is held back; no arguments but a patience that was set."""
+        changed = None if self.patience == self._given_patience else [self._given_patience, self.patience]
+        own = {"reason": self.stopping_reason.value, "patience": changed}
         return self._rule.state_dict() | own | self._checks.state_dict() | self._order.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -296,8 +308,12 @@ class EarlyStopping:
         Raises:
             StateDictError: ``state`` is not what ``state_dict`` returned.
         """
-        fields = {"reason": (str,), **self._rule.state_fields, **Checks.state_fields, **StepOrder.state_fields}
-        taken = take_state(state, fields, "EarlyStopping", {**self._rule.absent, **StepOrder.absent})
+        own = {"reason": (str,), "patience": (list, type(None))}
+        fields = {**own, **self._rule.state_fields, **Checks.state_fields, **StepOrder.state_fields}
+        taken = take_state(state, fields, "EarlyStopping", {**self._rule.absent, **StepOrder.absent, "patience": None})
+        changed = taken["patience"]
+        if changed is not None and (len(changed) != 2 or any(type(one) is not int or one < 0 for one in changed)):
+            raise StateDictError(f"'patience' in the state of EarlyStopping must be two counts, got {changed!r:.80}")
         try:
             reason = StoppingReason(taken["reason"])
         except ValueError as error:
@@ -308,6 +324,8 @@ class EarlyStopping:
         self._rule.load_state(taken)
         self._order.load(order)
         self.stopping_reason = reason
+        if changed is not None and changed[0] == self._given_patience:
+            self.patience = changed[1]
 
 
 _REASONS = {reason.value: reason for reason in StoppingReason}

@@ -12,6 +12,7 @@ from asynchub.errors import ArgumentError
 from asynchub.events import CheckpointSaved, Event, EventsDropped, Rewound, ScalarUpdated, StateLoaded, StateSaved
 from asynchub.every import EPOCH_KEY
 from asynchub.patterns import matcher
+from asynchub.requests import PauseEnded
 from asynchub.subscribers.checks import check_count
 from asynchub.subscription import Subscription
 
@@ -19,7 +20,7 @@ __all__ = ("PASS_KEY", "Alarm", "WindowMonitor", "sample_every")
 
 PASS_KEY = "data/pass"
 """The runtime info that counts passes over the data, as ``timed_batches`` sets it."""
-_PAUSES: tuple[type[Event], ...] = (CheckpointSaved, StateSaved, StateLoaded, Rewound)
+_PAUSES: tuple[type[Event], ...] = (CheckpointSaved, PauseEnded, StateSaved, StateLoaded, Rewound)
 
 
 class Alarm:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asynchub.bridges.commands import COMMANDS, Allowed, Commands, command_of, decode_answer, encode_request
+from asynchub.allowing import COMMANDS, Allowed, command_of
+from asynchub.bridges.commands import Commands, decode_answer, encode_request
 from asynchub.bridges.opening import open_transport
 from asynchub.bridges.subjects import Subjects
 from asynchub.codec.encoder import dumps
@@ -19,6 +20,7 @@ from asynchub.hub import MessageHub
 from asynchub.requests import (
     CheckpointRequested,
     ParameterChangeRequested,
+    PauseRequested,
     Request,
     RequestRefused,
     RollbackRequested,
@@ -50,6 +52,7 @@ REQUESTS: list[tuple[str, Request]] = [
     ("checkpoint", CheckpointRequested(id="b")),
     ("skip", SkipRequested(id="c")),
     ("rollback", RollbackRequested(id="d")),
+    ("pause", PauseRequested(id="g", seconds=60.0)),
     ("set/lr", ParameterChangeRequested(id="e", name="lr", value=0.1, group=1)),
     ("set/data/**", ParameterChangeRequested(id="f", name="data/work ers/ä", value={"n": [1, None]})),
 ]
@@ -66,6 +69,8 @@ def test_what_is_allowed_is_asked_of_the_run_and_nothing_else_is(rule: str, requ
         request_.reason,
         request_.author,
     )
+    if isinstance(request_, PauseRequested):
+        assert asked == request_
     if isinstance(asked, ParameterChangeRequested) and isinstance(request_, ParameterChangeRequested):
         assert (asked.name, asked.value, asked.group) == (request_.name, request_.value, request_.group)
     for other, unwanted in REQUESTS:

@@ -112,6 +112,7 @@ MAKERS = {
     "OptunaPruning": Maker("optuna", optuna_pruning),
     "PrometheusExporter": Maker("prometheus", lambda kind, folder: kind()),
     "ReduceLROnPlateau": Maker("plateau", plateau, plateau_resumed),
+    "RemoteControl": Maker("remote_control", lambda kind, folder: kind(folder, allow=("stop", "pause"))),
     "RichProgress": Maker("rich_progress", rich_progress),
     "SQLiteLogger": Maker("sqlite", lambda kind, folder: kind(folder / "run.sqlite")),
     "SchedulerStep": Maker("scheduler_step", scheduler_step, scheduler_step_resumed),

@@ -1,0 +1,1 @@
+"""Pictures of runs, to keep or to send: as SVG, PNG and HTML, and in a notebook."""

@@ -1,0 +1,374 @@
+/** What clicks, inputs and keys do. */
+
+import type { Asked, Mark, Steerable } from "./contract";
+import { byId } from "./dom";
+import { saveFile, savePicture } from "./saving";
+import type { Page } from "./page";
+import { AXES } from "./state";
+import { turnTheme } from "./theme";
+
+const FILTER_AFTER = 200;
+/** Milliseconds between two questions how far replaying is. */
+const ASK_AGAIN = 400;
+const TRY_SECONDS = 120;
+
+export class Actions {
+  private filtering = 0;
+  private lastAlert = -1;
+  private lastMark = -1;
+  private cursor: number | null = null;
+
+  constructor(private readonly page: Page) {
+    document.addEventListener("click", (event) => {
+      const target = (event.target as Element).closest<HTMLElement>("[data-do]");
+      if (target) this.run(target.dataset.do!, target.dataset.arg ?? "", target);
+    });
+    document.addEventListener("change", (event) => this.changed(event.target as HTMLInputElement));
+    document.addEventListener("input", (event) => this.typed(event.target as HTMLInputElement));
+    document.addEventListener("keydown", (event) => this.key(event));
+    document.addEventListener("focusout", () => (this.cursor = null));
+  }
+
+  private run(action: string, arg: string, target: Element): void {
+    const { page } = this;
+    const { state, dialog } = page;
+    const { now } = state;
+    const actions: Record<string, () => void> = {
+      "all-alerts": () => ((page.allAlerts = !page.allAlerts), page.change("head")),
+      "all-keys": () => state.set({ keys: now.keys === null ? "" : null }),
+      "forget-rule": () => ((page.tried = null), state.set({ rule: "" }), dialog.close()),
+      "mark": () => this.showMark(page.decisions().find((mark) => String(mark.seq) === arg)),
+      "more-keys": () => page.moreKeys(),
+      "try-rule": () => void this.tryRule(),
+      "what-if": () => dialog.whatIf(now.rule),
+      "why-not": () => dialog.words("Steering", page.screen?.steering ?? ""),
+      "zoom-there": () => this.zoomThere(JSON.parse(arg)),
+      ask: () => void this.ask(arg),
+      axis: () => this.setAxis(AXES.find((one) => one === arg) ?? "step"),
+      close: () => dialog.close(),
+      export: () => dialog.exports(page.source.live),
+      fit: () => state.set({ fitAll: !now.fitAll }),
+      follow: () => this.follow(true),
+      help: () => dialog.help(),
+      large: () => this.enlarge(page.grid.find(target)?.key ?? ""),
+      log: () => state.set({ log: arg === "1" }),
+      own: () => page.zoom(page.own),
+      page: () => void this.savePage(),
+      pan: () => this.pan(Number(arg)),
+      picture: () => void this.savePicture(),
+      pin: () => this.pin(arg),
+      run: () => state.set({ run: arg }),
+      scale: () => this.scale(Number(arg)),
+      steer: () => this.steer(arg),
+      theme: () => (turnTheme(), page.recolour()),
+      unlock: () => this.unlock(),
+      whole: () => page.zoom(null),
+    };
+    actions[action]?.();
+  }
+
+  private changed(target: HTMLInputElement): void {
+    const { state, dialog } = this.page;
+    if (target.id === "sort") state.set({ sort: target.value });
+    if (target.id === "smoothing") state.set({ smoothing: target.value === "mean" || target.value === "ema" ? target.value : "off" });
+    if (target.id === "window" && Number.isInteger(Number(target.value)) && Number(target.value) > 0) state.set({ window: Number(target.value) });
+    if (target.id === "ask-name") {
+      const all = this.page.screen?.steerable.filter((one) => one.word === "set") ?? [];
+      const one = all.find((other) => other.name === target.value);
+      if (one) dialog.steer(one, all, this.page.screen?.row.name ?? "");
+    }
+  }
+
+  private typed(target: HTMLInputElement): void {
+    if (target.id !== "filter" && target.id !== "keys") return;
+    clearTimeout(this.filtering);
+    this.filtering = window.setTimeout(() => {
+      const { state } = this.page;
+      if (target.id === "filter") state.set({ filter: target.value });
+      else state.set({ keys: target.value === "" ? null : target.value });
+    }, FILTER_AFTER);
+  }
+
+  private key(event: KeyboardEvent): void {
+    const target = event.target as HTMLElement;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const isTyping = target.matches("input, select, textarea") && !target.closest("dialog:not([open])");
+    if (event.key === "Escape") {
+      if (this.page.dialog.open) return; // it closes by itself
+      if (isTyping) target.blur();
+      else this.back();
+      return;
+    }
+    if (event.key === "Enter" && isTyping) {
+      if (target.id === "rule") void this.tryRule();
+      if (target.id === "token") this.unlock();
+      if (target.id === "ask-value" || target.id === "ask-reason") document.querySelector<HTMLElement>("#ask-buttons [data-do=ask]")?.click();
+      return;
+    }
+    if (isTyping || this.page.dialog.open) return;
+    if (event.key === "Enter" && target.matches(".chart")) {
+      this.enlarge(this.page.grid.find(target)?.key ?? "");
+      return;
+    }
+    if (event.key.startsWith("Arrow") && target.matches(".chart")) {
+      if (this.read(target, event.key)) event.preventDefault();
+      return;
+    }
+    const { state, grid, dialog, offer, source } = this.page;
+    const { now } = state;
+    const next = <T>(all: readonly T[], one: T): T => all[(all.indexOf(one) + 1) % all.length]!;
+    const keys: Record<string, () => void> = {
+      "/": () => byId("filter").focus(),
+      "?": () => dialog.help(),
+      "+": () => this.scale(0.5),
+      "=": () => this.scale(0.5),
+      "-": () => this.scale(2),
+      C: () => this.steer("checkpoint/"),
+      L: () => offer.log && state.set({ log: !now.log }),
+      P: () => this.steer(this.offers("resume") ? "resume/" : "pause/"),
+      R: () => this.steer("set/lr"),
+      S: () => this.steer("stop/"),
+      V: () => this.steer("set/"),
+      a: () => this.nextAlert(),
+      c: () => byId("keys").focus(),
+      d: () => (turnTheme(), this.page.recolour()),
+      e: () => dialog.exports(source.live),
+      f: () => this.follow(!now.follow),
+      g: () => this.page.zoom(null),
+      h: () => this.pan(-1),
+      j: () => grid.step(1),
+      k: () => grid.step(-1),
+      l: () => this.pan(1),
+      m: () => this.nextMark(),
+      p: () => this.pin(this.page.main),
+      r: () => this.page.zoom(this.page.own),
+      s: () => offer.smoothing && state.set({ smoothing: next(["off", "mean", "ema"] as const, now.smoothing) }),
+      w: () => offer.whatIf && dialog.whatIf(now.rule),
+      x: () => this.setAxis(next(offer.axes, now.axis)),
+      y: () => offer.fit && state.set({ fitAll: !now.fitAll }),
+      z: () => state.undo(),
+    };
+    const place = "123456789".indexOf(event.key);
+    if (place >= 0 && event.key.length === 1) {
+      const id = document.querySelectorAll<HTMLElement>("#runs-list .run")[place]?.dataset.id;
+      if (id) state.set({ run: id });
+    } else if (Object.hasOwn(keys, event.key)) {
+      event.preventDefault();
+      keys[event.key]!();
+    }
+  }
+
+  private back(): void {
+    const { state } = this.page;
+    if (state.now.large) state.set({ large: "" });
+    else state.undo();
+  }
+
+  // --- the x axis
+
+  private setAxis(axis: (typeof AXES)[number]): void {
+    const { state } = this.page;
+    if (axis === state.now.axis) return;
+    state.forget();
+    state.set({ axis, range: null, follow: true });
+  }
+
+  private pan(by: number): void {
+    const { view, whole } = this.page;
+    if (!view || !whole) return;
+    const size = view[1] - view[0];
+    const low = Math.max(whole[0], Math.min(whole[1] - size, view[0] + (size / 4) * by));
+    if (size < whole[1] - whole[0]) this.page.zoom([low, low + size]);
+  }
+
+  private scale(factor: number): void {
+    const { view, whole, newest } = this.page;
+    if (!view) return;
+    const half = ((view[1] - view[0]) * factor) / 2;
+    // at the right edge it stays there, so that zooming in does not stop to follow
+    const isAtEnd = newest !== null && view[1] >= newest && this.page.state.now.range !== null && this.page.state.now.follow;
+    const end = isAtEnd ? view[1] : (view[0] + view[1]) / 2 + half;
+    const next: [number, number] = [end - 2 * half, end];
+    this.page.zoom(whole && factor > 1 && next[0] <= whole[0] && next[1] >= whole[1] ? null : next);
+  }
+
+  private follow(on: boolean): void {
+    const { state, view, newest } = this.page;
+    if (!view || newest === null) return;
+    if (!on) state.set({ follow: false, range: state.now.range ?? view });
+    else if (state.now.range === null) state.set({ follow: true });
+    else state.zoom([newest - (view[1] - view[0]), newest], true);
+  }
+
+  private zoomThere(there: { key: string; start: number; stop: number }): void {
+    this.page.zoomToSteps(there.start, there.stop);
+    const panel = this.page.grid.all.find((one) => one.key === there.key);
+    if (panel) panel.root.focus();
+    else if (there.key) this.page.state.set({ keys: there.key });
+  }
+
+  private nextAlert(): void {
+    const places = [...document.querySelectorAll<HTMLElement>("#alerts [data-do=zoom-there]")];
+    if (!places.length) return;
+    this.lastAlert = (this.lastAlert + 1) % places.length;
+    this.zoomThere(JSON.parse(places[this.lastAlert]!.dataset.arg!));
+  }
+
+  private nextMark(): void {
+    const marks = this.page.decisions().filter((mark) => mark.step !== null);
+    if (!marks.length) return;
+    this.lastMark = (this.lastMark + 1) % marks.length;
+    const step = marks[this.lastMark]!.step!;
+    this.page.zoomToSteps(step, step);
+  }
+
+  private showMark(mark: Mark | undefined): void {
+    if (!mark) return;
+    if (mark.step !== null) this.page.zoomToSteps(mark.step, mark.step);
+    this.page.dialog.mark(mark);
+  }
+
+  /** Moves the crosshair of a chart by a key; returns whether it did. */
+  private read(target: Element, key: string): boolean {
+    const { view } = this.page;
+    const chart = this.page.grid.find(target)?.chart;
+    if (!view || !chart || (key !== "ArrowLeft" && key !== "ArrowRight")) return false;
+    const step = (view[1] - view[0]) / 50;
+    const at = this.cursor ?? (key === "ArrowLeft" ? view[1] + step : view[0] - step);
+    this.cursor = Math.max(view[0], Math.min(view[1], at + (key === "ArrowLeft" ? -step : step)));
+    chart.point(this.cursor);
+    return true;
+  }
+
+  // --- runs and charts
+
+  private pin(id: string): void {
+    const { state } = this.page;
+    if (!id) return;
+    const { pinned } = state.now;
+    state.set({ pinned: pinned.includes(id) ? pinned.filter((one) => one !== id) : [...pinned, id] });
+  }
+
+  private enlarge(key: string): void {
+    const { state } = this.page;
+    state.set({ large: state.now.large === key ? "" : key });
+  }
+
+  // --- what asks the server
+
+  private unlock(): void {
+    const field = document.querySelector<HTMLInputElement>("#token");
+    if (!field?.value) return;
+    this.page.dialog.close();
+    this.page.source.unlock(field.value);
+  }
+
+  private offers(word: string): boolean {
+    return Boolean(this.page.screen?.steerable.some((one) => one.word === word));
+  }
+
+  private steer(arg: string): void {
+    const { screen, dialog, source } = this.page;
+    if (!screen || !source.live) return;
+    const [word, name] = split(arg);
+    const alike = screen.steerable.filter((one) => one.word === word);
+    const one = alike.find((other) => other.name === name) ?? (word === "set" && !name ? alike[0] : undefined);
+    if (one) dialog.steer(one, alike, screen.row.name);
+    else if (screen.steering) dialog.words("Steering", screen.steering);
+    else dialog.words("Steering", `This run does not offer that: ${name || word}.`);
+  }
+
+  private async ask(arg: string): Promise<void> {
+    const { page } = this;
+    const { dialog } = page;
+    const [word, name] = split(arg);
+    const chosen = dialog.field<HTMLSelectElement>("#ask-name")?.value ?? name;
+    const one = page.screen?.steerable.find((other) => other.word === word && other.name === chosen);
+    const value = this.valueOf(one);
+    if (!one || !page.screen || value === undefined) return;
+    const button = dialog.field<HTMLButtonElement>("[data-do=ask]");
+    if (button) button.disabled = true;
+    const reason = dialog.field<HTMLInputElement>("#ask-reason")?.value.trim() ?? "";
+    try {
+      const asked: Asked = await page.source.ask({ run: page.screen.row.id, word, name: chosen, value, reason, id: identity() });
+      dialog.asked(asked);
+    } catch (error) {
+      dialog.fill("#ask-problem", (error as Error).message);
+      if (button) button.disabled = false;
+    }
+  }
+
+  /** Returns the value that was typed, null where none is wanted; undefined, having said why, if it is none. */
+  private valueOf(one: Steerable | undefined): number | null | undefined {
+    if (one?.word !== "set") return null;
+    const { dialog } = this.page;
+    const text = dialog.field<HTMLInputElement>("#ask-value")?.value.trim() ?? "";
+    const value = Number(text);
+    let problem = "";
+    if (text === "" || !Number.isFinite(value)) problem = `A number is wanted, got "${text.slice(0, 60)}".`;
+    else if (one.low !== null && value < one.low) problem = `The run takes nothing below ${one.low}.`;
+    else if (one.high !== null && value > one.high) problem = `The run takes nothing above ${one.high}.`;
+    dialog.fill("#ask-problem", problem);
+    return problem ? undefined : value;
+  }
+
+  private async tryRule(): Promise<void> {
+    const { page } = this;
+    const { dialog, state } = page;
+    const rule = dialog.field<HTMLInputElement>("#rule")?.value.trim() ?? "";
+    if (!rule) return;
+    dialog.fill("#rule-problem");
+    dialog.fill("#rule-found", "Running it over what was recorded…");
+    try {
+      const runs = page.rows[0].map((row) => row.id);
+      state.set({ rule });
+      const deadline = performance.now() + TRY_SECONDS * 1000;
+      for (;;) {
+        page.tried = await page.source.whatIf(runs, rule);
+        dialog.tried(page.tried, new Map(page.rows[0].map((row) => [row.id, row.name])));
+        page.change("curves");
+        if (!page.tried.waiting || !dialog.open || performance.now() > deadline) return;
+        await new Promise((done) => setTimeout(done, ASK_AGAIN));
+      }
+    } catch (error) {
+      dialog.fill("#rule-found");
+      dialog.fill("#rule-problem", (error as Error).message);
+    }
+  }
+
+  private async savePage(): Promise<void> {
+    const { page } = this;
+    page.dialog.fill("#export-state", "Making the page…");
+    try {
+      const keys = page.grid.near.map((panel) => panel.key);
+      saveFile(await page.source.page(page.main, keys), `${fileName(page)}.html`);
+      page.dialog.fill("#export-state", "Done.");
+    } catch (error) {
+      page.dialog.fill("#export-state", `▲ ${(error as Error).message}`);
+    }
+  }
+
+  private async savePicture(): Promise<void> {
+    const { page } = this;
+    page.dialog.fill("#export-state", "Drawing…");
+    try {
+      await savePicture(page, `${fileName(page)}.png`);
+      page.dialog.fill("#export-state", "Done.");
+    } catch (error) {
+      page.dialog.fill("#export-state", `▲ ${(error as Error).message}`);
+    }
+  }
+}
+
+function split(arg: string): [string, string] {
+  const at = arg.indexOf("/");
+  return at < 0 ? [arg, ""] : [arg.slice(0, at), arg.slice(at + 1)];
+}
+
+function identity(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function fileName(page: Page): string {
+  return (page.screen?.row.name ?? "run").replace(/[^\w.-]+/g, "_").slice(0, 60) || "run";
+}

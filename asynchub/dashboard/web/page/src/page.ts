@@ -1,0 +1,418 @@
+/**
+ * The page: what it knows, what it asks for, and when it draws.
+ *
+ * Draws: once a frame at most, and only what has changed.
+ * Asks: for the curves of the charts near the window, in as many buckets as they have pixels, of the part of the axis
+ *     that is shown.
+ */
+
+import type { DrawnRun } from "./chart";
+import type { CurvesWanted, KeyRow, Mark, RunList, RunRow, Screen } from "./contract";
+import { byId, cut, h } from "./dom";
+import { Dialog } from "./dialogs";
+import { Grid, gridFrame, KEY_PAGE, moreFrame, showNoCharts } from "./grid";
+import { headFrame, showAlerts, showAnswers, showTop, Speaker } from "./head";
+import type { Flag } from "./marks";
+import { drawnRuns, mainRun, type Source, type WhatIf } from "./model";
+import type { Panel } from "./panel";
+import { Pointing } from "./pointing";
+import { Reach, rounded, widened } from "./reach";
+import { runsFrame, showRuns } from "./runs";
+import { type State, WINDOW } from "./state";
+import { showStory, storyFrame } from "./story";
+import { colourNow, greyNow, palette } from "./theme";
+import { lineInWords, type Offer, showFollow, showToolbar, toolbarFrame } from "./toolbar";
+import { Curves, type Message } from "./wire";
+
+type Part = "head" | "runs" | "tools" | "charts" | "curves" | "story";
+
+const MOST_KEYS = 24;
+const MOST_CURVES = 2000;
+const MOST_BUCKETS = 8000;
+const MANY_RUNS = 20;
+const ASK_AFTER = 25;
+const MARKS_AFTER = 300;
+/** Milliseconds of a frame that news may take for drawing, and what the reader has asked for; the rest comes later. */
+const [NEWS, ASKED] = [5, 40];
+const URGENT = 500;
+
+export class Page {
+  list: RunList | null = null;
+  screen: Screen | null = null;
+  readonly dialog = new Dialog();
+  readonly grid: Grid;
+  tried: WhatIf | null = null;
+  allAlerts = false;
+  source!: Source;
+  offer: Offer = { live: true, axes: ["step", "time", "relative", "epoch"], log: true, fit: true, smoothing: true, whatIf: false };
+  made = "";
+  private readonly curves = new Curves();
+  private readonly reach = new Reach();
+  private readonly pointing = new Pointing(this);
+  private readonly speaker = new Speaker();
+  private readonly dirty = new Set<Part>();
+  private marks: Mark[] = [];
+  private keyRows: KeyRow[] = [];
+  private keyTotal = 0;
+  private seen: number | null = null;
+  private frame = 0;
+  private asking = 0;
+  private marking = 0;
+  private listing = 0;
+  private asked = "";
+  private number = 0;
+  private askedKeys: string[] = [];
+  private waiting: Panel[] = [];
+  private touched = 0;
+
+  constructor(readonly state: State) {
+    byId("asynchub").append(
+      ...headFrame(),
+      h("main", {}, runsFrame(), h("div", { class: "body" }, toolbarFrame(), ...gridFrame(), ...storyFrame(), moreFrame())),
+    );
+    this.grid = new Grid(
+      (panel) => this.pointing.on(panel),
+      () => this.change("curves"),
+      (panel) => this.redraw(panel),
+    );
+    byId<HTMLInputElement>("filter").value = state.now.filter;
+    byId<HTMLInputElement>("keys").value = state.now.keys ?? "";
+    state.onChange((now, before) => {
+      this.touched = performance.now();
+      if (now.axis !== before.axis || now.run !== before.run || now.filter !== before.filter) this.forget();
+      if (now.keys !== before.keys) void this.listKeys(0);
+      if (now.follow !== before.follow || now.range !== before.range) this.seen = now.follow ? null : (this.shown?.status.step ?? null);
+      this.change("head", "runs", "tools", "charts", "curves");
+      this.findMarks();
+    });
+  }
+
+  start(source: Source): void {
+    this.source = source;
+    this.change("head", "runs", "tools", "charts", "story");
+    source.start();
+    this.askSoon();
+    if (this.state.now.keys !== null) void this.listKeys(0);
+  }
+
+  // --- what comes
+
+  readonly listener = {
+    rows: (list: RunList) => this.takeRows(list),
+    screen: (screen: Screen) => this.takeScreen(screen),
+    curves: (message: Message) => this.takeCurves(message),
+  };
+
+  takeRows(list: RunList): void {
+    const before = this.main;
+    this.list = list;
+    if (this.source.live) this.offer = { ...this.offer, whatIf: list.what_if };
+    this.change("head", "runs", "tools", "curves");
+    if (this.main !== before) this.findMarks();
+  }
+
+  takeScreen(screen: Screen): void {
+    if (screen.row.id !== this.main) return;
+    const other = this.screen?.row.id !== screen.row.id;
+    const more = screen.marks_total !== this.screen?.marks_total;
+    this.screen = screen;
+    this.speaker.take(screen);
+    this.dialog.follow(screen);
+    this.change("head", "story", "charts"); // and with the charts what follows the newest step
+    if (other) this.change("runs");
+    if (other && this.state.now.keys !== null) void this.listKeys(0);
+    if (other || more) this.findMarks();
+  }
+
+  takeCurves(message: Message): void {
+    try {
+      this.curves.take(message);
+    } catch (error) {
+      console.warn("asynchub:", error);
+      this.asked = "";
+      this.askSoon();
+      return;
+    }
+    if (message.n === this.number) this.curves.keep(this.askedKeys);
+    this.learn();
+    this.change("curves");
+  }
+
+  // --- what is shown
+
+  get main(): string {
+    return mainRun(this.list, this.state.now.run);
+  }
+
+  get rows(): [RunRow[], Set<string>] {
+    return drawnRuns(this.list, this.main, this.state.now.pinned, this.screen);
+  }
+
+  /** The part of the axis that is shown; null as long as nothing is known of it. */
+  get view(): [number, number] | null {
+    const { range, follow } = this.state.now;
+    if (range === null) return this.reach.all && widened(this.reach.all);
+    const end = this.newest;
+    if (!follow || end === null || end <= range[1]) return range;
+    return [range[0] + end - range[1], end];
+  }
+
+  /** Where the newest of the run is that is looked at. */
+  get newest(): number | null {
+    const { axis } = this.state.now;
+    const end = this.reach.own?.[1] ?? (axis === "step" ? null : (this.reach.all?.[1] ?? null));
+    const step = axis === "step" && this.shown ? this.shown.status.step : null;
+    return end === null || step === null ? (end ?? step) : Math.max(end, step);
+  }
+
+  /** The first screen of the run that is looked at; null until it has come. */
+  get shown(): Screen | null {
+    return this.screen?.row.id === this.main ? this.screen : null;
+  }
+
+  get whole(): [number, number] | null {
+    return this.reach.all;
+  }
+
+  /** How far the run reaches that is looked at. */
+  get own(): [number, number] | null {
+    const [low, high] = [this.reach.own?.[0] ?? (this.state.now.axis === "step" ? 0 : null), this.newest];
+    return low === null || high === null ? null : widened([low, high]);
+  }
+
+  /** Shows a part of the axis. */
+  zoom(range: [number, number] | null): void {
+    if (range && !(range[1] > range[0])) return;
+    this.state.zoom(range && rounded(range), range === null || range[1] >= (this.newest ?? Number.POSITIVE_INFINITY));
+  }
+
+  /** Shows the steps around something. */
+  zoomToSteps(start: number, stop: number): void {
+    const around = Math.max(10, Math.round((stop - start) * 1.5), Math.round(stepsIn(this.screen) / 200));
+    const ends = [start - around, stop + around].map((step) => this.reach.places.place(this.main, step, null));
+    if (ends[0] !== null && ends[1] !== null) this.zoom([ends[0]!, ends[1]!]);
+  }
+
+  change(...parts: Part[]): void {
+    for (const part of parts) this.dirty.add(part);
+    if (!this.frame) this.frame = requestAnimationFrame(() => this.show());
+  }
+
+  /** Draws all charts anew, in other colours. */
+  recolour(): void {
+    this.change("head", "runs", "curves");
+  }
+
+  decisions(): Mark[] {
+    const known = new Map([...this.marks, ...(this.screen?.marks ?? [])].map((mark) => [mark.seq, mark]));
+    return [...known.values()].sort((a, b) => b.seq - a.seq);
+  }
+
+  async listKeys(start: number): Promise<void> {
+    const { keys } = this.state.now;
+    this.listing += 1;
+    const mine = this.listing;
+    if (keys === null) {
+      [this.keyRows, this.keyTotal] = [[], 0];
+    } else if (this.main) {
+      try {
+        const found = await this.source.keys(this.main, keys, start, KEY_PAGE);
+        if (mine !== this.listing) return;
+        this.keyRows = start ? [...this.keyRows.slice(0, start), ...found.rows] : found.rows;
+        this.keyTotal = found.total;
+      } catch (error) {
+        if (mine !== this.listing) return;
+        [this.keyRows, this.keyTotal] = [[], 0];
+        byId("keys-count").textContent = cut((error as Error).message, 200);
+        return;
+      }
+    }
+    this.change("charts");
+  }
+
+  moreKeys(): void {
+    void this.listKeys(this.keyRows.length);
+  }
+
+  /** The runs as they are drawn, from back to front. */
+  drawn(): DrawnRun[] {
+    const [rows, coloured] = this.rows;
+    return rows
+      .map((row): DrawnRun => ({
+        id: row.id,
+        name: row.name,
+        colour: coloured.has(row.id) ? colourNow(row.colour) : greyNow(),
+        dash: row.colour.dash,
+        rank: row.id === this.main ? 2 : coloured.has(row.id) ? 1 : 0,
+      }))
+      .reverse();
+  }
+
+  private show(): void {
+    this.frame = 0;
+    const dirty = new Set(this.dirty);
+    this.dirty.clear();
+    const { now } = this.state;
+    const screen = this.shown;
+    if (dirty.has("head")) {
+      showTop(this.list, screen, this.source.live, this.made);
+      showAnswers(screen, this.list && !this.list.rows.length ? this.list.problem || "There is no run here yet. It is shown as soon as there is one." : "Loading…");
+      showAlerts(screen, this.allAlerts);
+      document.title = screen ? `${screen.status.word} · ${cut(screen.row.name, 60)} · asynchub` : "asynchub";
+    }
+    if (dirty.has("runs")) {
+      const [rows, coloured] = this.rows;
+      showRuns(this.list, screen, now, this.main, rows, coloured);
+    }
+    if (dirty.has("tools")) showToolbar(now, this.offer);
+    if (dirty.has("story")) showStory(screen);
+    if (dirty.has("charts")) {
+      const line = lineInWords(now);
+      this.grid.show(screen?.charts ?? [], line);
+      this.grid.showMore(this.keyRows, this.keyTotal, now.keys !== null, screen?.keys ?? 0);
+      this.grid.enlarge(now.large);
+      showNoCharts(screen && !screen.charts.length ? "This run has no scalars so far." : "");
+      dirty.add("curves");
+    }
+    if (dirty.has("curves")) {
+      this.waiting = this.grid.near;
+      const step = screen?.status.step ?? null;
+      if (!now.follow && this.seen === null) this.seen = step;
+      showFollow(now, step === null || this.seen === null ? 0 : Math.max(0, step - this.seen), this.source.live);
+      this.askSoon();
+    }
+    this.drawSome();
+  }
+
+  /** Draws the charts that wait for it, as many as there is time for in a frame. */
+  private drawSome(): void {
+    if (!this.waiting.length) return;
+    const [drawn, flags, colours, began] = [this.drawn(), this.flags(), palette(), performance.now()];
+    do {
+      const panel = this.waiting.shift();
+      if (panel) this.drawPanel(panel, drawn, flags, colours);
+    } while (this.waiting.length && performance.now() - began < (began - this.touched < URGENT ? ASKED : NEWS));
+    if (this.waiting.length && !this.frame) this.frame = requestAnimationFrame(() => this.show());
+  }
+
+  private redraw(panel: Panel): void {
+    this.drawPanel(panel, this.drawn(), this.flags(), palette());
+    this.askSoon();
+  }
+
+  private drawPanel(panel: Panel, runs: DrawnRun[], flags: Flag[], colours: ReturnType<typeof palette>): void {
+    const { now } = this.state;
+    panel.draw({
+      data: this.curves.charts.get(panel.key),
+      runs,
+      axis: now.axis,
+      range: this.view,
+      flags: flags.filter((flag) => !flag.mark?.key || flag.mark.key === panel.key),
+      palette: colours,
+      smoothing: now.smoothing,
+    });
+  }
+
+  private flags(): Flag[] {
+    const found: Flag[] = [];
+    for (const mark of this.decisions()) {
+      const x = this.reach.places.place(this.main, mark.step, mark.time);
+      if (x !== null) found.push({ x, label: cut(mark.short, 24), text: `${mark.what} · ${mark.who}`, mark, colour: null });
+    }
+    const colours = new Map(this.drawn().map((run) => [run.id, run.colour]));
+    for (const row of this.tried?.rows ?? []) {
+      const x = row.stop === null ? null : this.reach.places.place(row.run, row.stop, null);
+      if (x !== null) found.push({ x, label: "would stop", text: row.text, mark: null, colour: colours.get(row.run) ?? greyNow() });
+    }
+    return found;
+  }
+
+  // --- what is asked for
+
+  private wanted(): CurvesWanted | null {
+    const { now } = this.state;
+    const [rows] = this.rows;
+    const near = this.grid.near;
+    if (!rows.length || !near.length) return null;
+    const runs = rows.map((row) => row.id);
+    const keys = [...new Set(near.map((panel) => panel.key))].slice(0, Math.max(1, Math.min(MOST_KEYS, Math.floor(MOST_CURVES / runs.length))));
+    const widest = Math.max(...near.map((panel) => panel.pixels));
+    const pixels = Math.min(MOST_BUCKETS, Math.max(64, Math.ceil(widest / 32) * 32));
+    const [start, stop] = this.stepsWanted();
+    return {
+      runs,
+      keys,
+      start,
+      stop,
+      buckets: runs.length > MANY_RUNS ? Math.ceil(pixels / Math.max(1, devicePixelRatio)) : pixels,
+      axis: now.axis,
+      window: now.smoothing === "off" ? 0 : now.window || WINDOW,
+      smoothing: now.smoothing === "ema" ? "ema" : "mean",
+      log: now.log,
+      fit_all: now.fitAll,
+      pixels,
+    };
+  }
+
+  private stepsWanted(): [number | null, number | null] {
+    const { range, follow } = this.state.now;
+    const view = this.view;
+    if (range === null || view === null || !this.reach.places.known || !this.source.live) return [null, null];
+    const steps = this.reach.places.steps(view);
+    if (steps === null) return [null, null];
+    if (!follow || (this.newest ?? 0) < range[1]) return steps;
+    // it is asked anew only after a quarter of the width, so that what comes in between is little
+    const quarter = Math.max(1, Math.floor((steps[1] - steps[0]) / 4));
+    return [Math.floor(steps[0] / quarter) * quarter, null];
+  }
+
+  private askSoon(): void {
+    if (!this.asking) this.asking = window.setTimeout(() => this.ask(), this.asked ? ASK_AFTER : 0);
+  }
+
+  private ask(): void {
+    this.asking = 0;
+    if (!this.source) return;
+    const wanted = { filter: this.state.now.filter, screen: this.main || null, curves: this.wanted() };
+    const text = JSON.stringify(wanted);
+    if (text === this.asked) return;
+    this.asked = text;
+    this.askedKeys = wanted.curves?.keys ?? [];
+    this.number = this.source.want(wanted);
+  }
+
+  private findMarks(): void {
+    if (!this.marking) this.marking = window.setTimeout(() => void this.getMarks(), MARKS_AFTER);
+  }
+
+  private async getMarks(): Promise<void> {
+    this.marking = 0;
+    const { main, screen } = this;
+    if (!main || !screen || screen.row.id !== main) return;
+    if (screen.marks_total <= screen.marks.length && this.source.live) {
+      this.marks = [];
+    } else {
+      const [start, stop] = this.stepsWanted();
+      try {
+        this.marks = await this.source.marks(main, start, stop);
+      } catch (error) {
+        console.warn("asynchub: decisions could not be read:", error);
+        return;
+      }
+    }
+    this.change("curves");
+  }
+
+  private forget(): void {
+    this.reach.forget();
+    this.learn();
+  }
+
+  private learn(): void {
+    this.reach.learn(this.curves, this.state.now.axis, new Set(this.rows[0].map((row) => row.id)), this.main);
+  }
+}
+
+function stepsIn(screen: Screen | null): number {
+  return screen?.status.step ?? 0;
+}
