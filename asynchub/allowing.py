@@ -7,6 +7,7 @@ Once: a request is known by its ``id``, and let in once for each; who asks again
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,7 +27,18 @@ from asynchub.requests import (
     StopRequested,
 )
 
-__all__ = ("COMMANDS", "LONGEST", "Allowed", "Once", "ask_of_all", "check_words", "command_of", "in_words", "refusal")
+__all__ = (
+    "COMMANDS",
+    "LONGEST",
+    "Allowed",
+    "Once",
+    "ask_of_all",
+    "check_words",
+    "command_of",
+    "in_words",
+    "refusal",
+    "shortened",
+)
 
 COMMANDS: dict[str, type[Request]] = {
     "stop": StopRequested,
@@ -40,6 +52,8 @@ COMMANDS: dict[str, type[Request]] = {
 """What can be asked from elsewhere, by the word for it."""
 LONGEST = 1000
 """Letters that a word of a request may have."""
+SHORT = 80
+"""Letters of a value in a text."""
 
 
 class Allowed:
@@ -153,16 +167,29 @@ def command_of(request: Request) -> tuple[str, str | None]:
 def in_words(request: Request) -> str:
     """Return what a request asks for, in words: ``"stop"``, ``"lr = 0.01"``."""
     if isinstance(request, ParameterChangeRequested):
-        group = "" if request.group is None else f"[{request.group}]"
-        return f"{request.name}{group} = {request.value!s:.80}"
+        group = "" if request.group is None else f"[{shortened(request.group)}]"
+        return f"{request.name}{group} = {shortened(request.value, str)}"
     if isinstance(request, PauseRequested):
         return f"pause for {_lasting(request.seconds)} at most"
     return next((word for word, kind in COMMANDS.items() if isinstance(request, kind)), type(request).__name__)
 
 
+def shortened(value: object, write: Callable[[object], str] = repr) -> str:
+    """Return a value of a request as text, of at most ``SHORT`` letters, whatever it is.
+
+    Args:
+        value: it.
+        write: returns it as text.
+    """
+    try:
+        return write(value)[:SHORT]
+    except ValueError:  # an int of more digits than Python writes
+        return "a huge integer"
+
+
 def _lasting(seconds: Any) -> str:
     if not isinstance(seconds, int | float) or not 0 < seconds < 1e9:  # it will be refused
-        return f"{seconds!s:.80} s"
+        return f"{shortened(seconds, str)} s"
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size and not seconds % size:
             return f"{seconds / size:g} {unit}"
@@ -178,13 +205,13 @@ def check_words(request: Request) -> None:
     for name in ("id", "author", "reason", *(("name",) if isinstance(request, ParameterChangeRequested) else ())):
         word = getattr(request, name)
         if type(word) is not str or len(word) > LONGEST:
-            raise ArgumentError(f"{name} of a request is at most {LONGEST} letters, got {word!r:.80}")
+            raise ArgumentError(f"{name} of a request is at most {LONGEST} letters, got {shortened(word)}")
         try:
             word.encode()
         except UnicodeEncodeError as error:
             raise ArgumentError(f"{name} of a request has letters that there are not: {word!a:.80}") from error
     if isinstance(request, ParameterChangeRequested) and not (request.group is None or type(request.group) is int):
-        raise ArgumentError(f"group of a request is an int or None, got {request.group!r:.80}")
+        raise ArgumentError(f"group of a request is an int or None, got {shortened(request.group)}")
 
 
 def ask_of_all(
@@ -218,7 +245,9 @@ def ask_of_all(
 
 
 def refusal(request: Request, why: str) -> RequestRefused:
-    """Return the event that says that a request was not let in."""
+    """Return the event that says that a request was not let in: of a parameter its error says which."""
+    if isinstance(request, ParameterChangeRequested) and not re.search(rf"(?<!\w){re.escape(request.name)}(?!\w)", why):
+        why = f"{why} ({in_words(request)})"
     return RequestRefused(
         request=type(request).__name__,
         request_seq=-1,

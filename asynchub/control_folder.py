@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asynchub.allowing import COMMANDS, LONGEST, Allowed, check_words, command_of
+from asynchub.allowing import COMMANDS, LONGEST, Allowed, check_words, command_of, shortened
 from asynchub.declaring import Parameter
 from asynchub.errors import ArgumentError, AsyncHubError
 from asynchub.requests import ParameterChangeRequested, PauseRequested, Request
@@ -214,11 +214,13 @@ def check_value(request: Request, parameter: Callable[[str], Parameter | None], 
                 f"the run declares no bounds for {request.name!r:.80}, so it cannot be set from elsewhere (bounds= of "
                 "its RemoteControl)"
             )
+        if type(request.value) is int and not _is_finite(request.value):
+            raise ArgumentError(f"{request.name} takes a finite number, got {shortened(request.value)}")
         declared.checked(request.value)
     elif isinstance(request, PauseRequested) and not (
         _is_finite(request.seconds) and 0 < request.seconds <= longest_pause
     ):
-        raise ArgumentError(f"a pause lasts {longest_pause:g} s at most, got {request.seconds!r:.80}")
+        raise ArgumentError(f"a pause lasts {longest_pause:g} s at most, got {shortened(request.seconds)}")
 
 
 def pack_request(written: Written) -> bytes:

@@ -137,9 +137,11 @@ def test_words_that_are_some_are_not() -> None:
         (PauseRequested(seconds=120.0), "pause for 2 min at most"),
         (PauseRequested(seconds=90), "pause for 90 s at most"),
         (PauseRequested(seconds="long"), "pause for long s at most"),  # type: ignore[arg-type]
+        (ParameterChangeRequested(name="lr", value=10**5000, group=10**5000), "lr[a huge integer] = a huge integer"),
+        (PauseRequested(seconds=10**5000), "pause for a huge integer s at most"),
         (Request(), "Request"),
     ],
-    ids=["stop", "set", "group", "pause", "minutes", "seconds", "no seconds", "other"],
+    ids=["stop", "set", "group", "pause", "minutes", "seconds", "no seconds", "huge", "huge pause", "other"],
 )
 def test_what_is_asked_is_said_in_words(request_: Request, words: str) -> None:
     assert in_words(request_) == words
@@ -161,3 +163,26 @@ def test_a_refusal_says_who_asked_for_what() -> None:
     refused = refusal(StopRequested(id="x", reason="why", author="who"), "no")
     assert (refused.request, refused.id, refused.reason, refused.author) == ("StopRequested", "x", "why", "who")
     assert (refused.request_seq, refused.error) == (-1, "no")
+
+
+@pytest.mark.parametrize(
+    ("why", "error"),
+    [
+        ("expired: it is late", "expired: it is late (lr = 3)"),
+        ("already over", "already over (lr = 3)"),
+        ("the run does not allow set/lr", "the run does not allow set/lr"),
+        ("lr takes a number from 0 to 1", "lr takes a number from 0 to 1"),
+    ],
+)
+def test_the_refusal_of_a_parameter_says_which(why: str, error: str) -> None:
+    assert refusal(ParameterChangeRequested(name="lr", value=3), why).error == error
+
+
+@pytest.mark.parametrize("name", ["id", "author", "reason", "name", "group"])
+def test_a_word_that_is_a_huge_integer_is_refused_in_words(name: str) -> None:
+    fields: dict[str, Any] = {"name": "lr", "value": 1, name: 10**5000}
+    if name == "group":
+        check_words(ParameterChangeRequested(**fields))  # an int it is
+        return
+    with pytest.raises(ArgumentError, match="got a huge integer"):
+        check_words(ParameterChangeRequested(**fields))

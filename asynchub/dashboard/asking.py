@@ -37,9 +37,9 @@ from asynchub.control_folder import (
     unpack_request,
 )
 from asynchub.dashboard.screen import Asked, Steerable
+from asynchub.dashboard.writers import writer_in
 from asynchub.errors import ArgumentError
 from asynchub.events import Event
-from asynchub.locking import LOCK
 from asynchub.requests import Request, RequestApplied, RequestRefused
 from asynchub.subscribers.display import format_duration, one_line
 
@@ -114,28 +114,9 @@ def _living(run_folder: Path) -> Offer:
         raise ControlError(NOT_ATTACHED)
     if offer.ended is not None:
         raise ControlError("the run has ended")
-    if offer.host == socket.gethostname() and not _is_locked(folder):
+    if offer.host == socket.gethostname() and writer_in(folder) not in ("alive", "unseen"):
         raise ControlError(f"the run has ended: its process {offer.pid} is gone")
     return offer
-
-
-def _is_locked(folder: Path) -> bool:
-    """Tell whether a run has its control folder; True if that cannot be told."""
-    if sys.platform == "win32":
-        return True
-    try:
-        file = os.open(folder / LOCK, os.O_RDONLY | _SAFE)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP)
-    finally:
-        os.close(file)
-    return False
 
 
 def ask(run_folder: Path, request: Request, *, author: str, expires: float = 60.0) -> Asked:
@@ -241,6 +222,7 @@ def asked(run_folder: Path, events: Iterable[Event], now: float | None = None) -
     """
     now = time.time() if now is None else now
     found: dict[str, Asked] = {}
+    seen: dict[int, Asked] = {}
     for written in _written(Path(run_folder) / FOLDER / REQUESTS):
         late = now > written.time + written.expires + LATE
         found.setdefault(
@@ -251,12 +233,13 @@ def asked(run_folder: Path, events: Iterable[Event], now: float | None = None) -
             case Request(id=request_id) if request_id:
                 before = found.get(request_id)
                 found[request_id] = _as_asked(event, "seen", event.time if before is None else before.time)
+                seen[event.seq] = found[request_id]
             case RequestApplied(id=request_id) if request_id:
-                found[request_id] = replace(_of(event, found), state="applied", step=event.step)
+                found[request_id] = replace(_of(event, found, seen), state="applied", step=event.step)
             case RequestRefused(id=request_id) if request_id and _counts(event, found):
                 state: Any = "expired" if event.error.startswith(EXPIRED) else "refused"
                 found[request_id] = replace(
-                    _of(event, found), state=state, step=event.step, error=one_line(event.error)
+                    _of(event, found, seen), state=state, step=event.step, error=one_line(event.error)
                 )
     return tuple(sorted(found.values(), key=lambda one: one.time, reverse=True))
 
@@ -267,9 +250,9 @@ def _counts(event: RequestRefused, found: dict[str, Asked]) -> bool:
     return before is None or event.request_seq >= 0 or before.state in ("requested", "expired")
 
 
-def _of(event: RequestApplied | RequestRefused, found: dict[str, Asked]) -> Asked:
-    """Return what was asked; of what only its end is known, that."""
-    known = found.get(event.id)
+def _of(event: RequestApplied | RequestRefused, found: dict[str, Asked], seen: dict[int, Asked]) -> Asked:
+    """Return what was asked, known by its id or by the ``seq`` of its event; of what only its end is known, that."""
+    known = found.get(event.id) or seen.get(event.request_seq)
     if known is not None:
         return known
     words = {kind.__name__: word for word, kind in COMMANDS.items()}

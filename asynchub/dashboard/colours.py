@@ -27,7 +27,7 @@ from asynchub.statefile import make_folder, write_all
 __all__ = ("DASHES", "GREY", "PALETTE", "Colours", "colour", "colour_of")
 
 PALETTE = (
-    ("#dc045b", "#f70c1f"),
+    ("#d21e82", "#f01eb4"),
     ("#a44b0a", "#e68914"),
     ("#9a8f36", "#e1d56a"),
     ("#414a02", "#707c33"),
@@ -38,7 +38,8 @@ PALETTE = (
     ("#9310c8", "#ae63fe"),
     ("#cd6f8f", "#ac5d81"),
 )
-"""Of each hue, the colour on a light ground and on a dark one, around the circle from red to pink."""
+"""Of each hue, the colour on a light ground and on a dark one, around the circle from magenta to pink. None is red,
+which is for what is wrong."""
 GREY = Colour(0, 0, "#8a8f98", "#7b818c")
 """That of runs which are not told apart by colour."""
 DASHES = ((), (6, 3), (2, 2), (8, 3, 2, 3))

@@ -28,7 +28,7 @@ from asynchub.errors import StateError
 from asynchub.events import Event, EventsDropped, InfoRemoved, InfoUpdated, Marked, Rewound, StateLoaded, scalar_updated
 from asynchub.history import NO_STEP
 from asynchub.requests import Decided, Paused, PauseEnded, Request, RequestApplied, RequestRefused, StopRequested
-from asynchub.subscribers.display import Pace, format_number, format_quantity
+from asynchub.subscribers.display import Pace, format_quantity
 
 __all__ = ("LONGEST_SILENCE", "Newest", "NotFinite", "RunFacts")
 
@@ -64,11 +64,7 @@ class Newest(NamedTuple):
 
     def text(self, key: str) -> str:
         """Return the mean, with the unit that its key names."""
-        mean = self.mean
-        try:
-            return format_quantity(key, mean)
-        except OverflowError:  # an integer that no double can hold has no unit
-            return format_number(mean)
+        return format_quantity(key, self.mean)
 
 
 class NotFinite(NamedTuple):
@@ -100,7 +96,7 @@ class RunFacts:
         marks: decisions.
         troubles: what went wrong.
         rulings: what the rules say.
-        requests: the newest requests and answers.
+        requests: the newest requests with an ``id``, and answers to them.
         stop: the newest request to stop that nobody has refused; None if there is none.
         stopped: its answer; None while there is none.
         paused: the pause that it is in; None if it is in none.
@@ -111,6 +107,7 @@ class RunFacts:
         missed: how many events nobody has any more.
         backs: how often the clock of the run went back; and the seq and the seconds of the last time.
         sessions: how often the journal was closed and written again.
+        trained: seconds of training, about: without pauses, and without what lies between two sessions.
 
     Args:
         rewinds: ``seq`` and ``to_seq`` of each ``Rewound`` that is known.
@@ -136,6 +133,8 @@ class RunFacts:
         self.states: Mapping[str, Any] = {}
         self.kinds: Counter[str] = Counter()
         self.backs: tuple[int, int, float] = (0, 0, 0.0)
+        self.trained = 0.0
+        self._furthest: float | None = None
         self._rewinds = sorted(rewinds)
         self._stretches = counting(self._rewinds)
         self._times: deque[float] = deque(maxlen=64)
@@ -183,7 +182,7 @@ class RunFacts:
 
     def _begin_session(self, batch: Batch) -> None:
         self.sessions += 1
-        self.stop = self.stopped = self.paused = None
+        self.stop = self.stopped = self.paused = self._furthest = None
         self._pause()
         seq = batch.seqs[0]
         if not any(b"Rewound" in data or b"StateLoaded" in data for _, data in batch.events):
@@ -262,10 +261,12 @@ class RunFacts:
                 self._back(int(seqs[worst + 1]), -float(differences[worst]))
             self._learn(float(differences.max()))
             self.time = float(times[-1])
+            self._train(self.time)
             self._times.extend(dict.fromkeys(times[-64:].tolist()))
 
     def _see_time(self, time: float, seq: int) -> None:
         before, self.time = self.time, time
+        self._train(time)
         if before is None:
             self.began = time
         else:
@@ -278,6 +279,14 @@ class RunFacts:
                 self._back(seq, -gap)
         if not self._times or time != self._times[-1]:
             self._times.append(time)
+
+    def _train(self, time: float) -> None:
+        """Count the seconds since the furthest time: the events of a batch come after all its scalars."""
+        if self._furthest is None or time < self._furthest - BACK:
+            self._furthest = time
+        elif time > self._furthest:
+            self.trained += time - self._furthest
+            self._furthest = time
 
     def _learn(self, gap: float) -> None:
         """Learn that something came after some seconds of silence."""
@@ -302,6 +311,8 @@ class RunFacts:
             event: it.
             kind: the name of its class, also of one that is not known here.
         """
+        if isinstance(event, StateLoaded | Rewound):
+            self._furthest = None
         if math.isfinite(event.time):
             self._see_time(event.time, event.seq)
         if isinstance(event, InfoUpdated):
@@ -315,9 +326,12 @@ class RunFacts:
             self.stop = self.stopped = self.paused = None
             self._pause()
         elif isinstance(event, Paused | PauseEnded):
+            if isinstance(event, PauseEnded):
+                self.trained = max(self.trained - max(event.seconds, 0.0), 0.0)
             self.paused = event if isinstance(event, Paused) else None
         elif isinstance(event, Decided):
-            self.rulings.take(event)
+            since = (self._furthest or event.time) - event.time
+            self.rulings.take(event, self.trained - max(since, 0.0))
         elif isinstance(event, Marked):
             self.states = event.states if isinstance(event.states, Mapping) else {}
         elif isinstance(event, PipelineReported):
@@ -332,7 +346,8 @@ class RunFacts:
         self.troubles.take(event)
 
     def _take_request(self, event: Request | RequestApplied | RequestRefused) -> None:
-        self.requests.append(event)
+        if event.id:
+            self.requests.append(event)
         if isinstance(event, StopRequested):
             if self.stop is None or self.stopped is None:
                 self.stop = self.stop or event

@@ -60,6 +60,7 @@ class Gallery:
         self.folders = tuple(Path(folder) for folder in folders)
         self.problem = ""
         self._cache = cache
+        self._shared = _shared(self.folders)
         self._colours = Colours(cache)
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
@@ -214,6 +215,12 @@ class Gallery:
         with self._lock:
             return self._entry_of(row_id).title
 
+    def is_behind(self, row_id: str) -> bool:
+        """Return whether there is more to take at once of a run; False of one that is not open."""
+        with self._lock:
+            entry = self._entries.get(row_id)
+            return entry is not None and entry.view is not None and entry.more
+
     def _entry_of(self, row_id: str) -> Entry:
         if not self._next_look:
             self._look()
@@ -226,7 +233,8 @@ class Gallery:
         with self._lock:
             entry = self._entry_of(row_id)
             entry.used = time.monotonic()
-            entry.whole = entry.whole or whole
+            if whole and not entry.whole:  # what was read of it so far is its curves
+                entry.whole = entry.more = True
             if entry.view is None:
                 entry.view = RunView(entry.folder, self._cache, row_id=entry.id, title=entry.title, colour=entry.colour)
                 entry.more = True
@@ -294,6 +302,8 @@ class Gallery:
         run_id, name = named(folder)
         place = one_line(os.fspath(folder if several else folder.relative_to(top)))
         title = name if folder == top and not several else place
+        if several:
+            title = one_line(os.path.relpath(os.path.abspath(folder), self._shared))
         return Entry(identity, folder, place, run_id or os.fspath(folder.resolve()), title, GREY)
 
     def _close_idle(self) -> None:
@@ -303,3 +313,13 @@ class Gallery:
         for number, entry in enumerate(views):
             if len(views) - number > MOST_OPEN or now - entry.used > IDLE:
                 entry.close()
+
+
+def _shared(folders: Sequence[Path]) -> str:
+    """Return the folder that all of some are in; what their paths begin with says nothing."""
+    paths = [os.path.abspath(folder) for folder in folders]
+    try:
+        shared = os.path.commonpath(paths)
+    except ValueError:  # there is none, or they are on different drives
+        return os.sep
+    return os.path.dirname(shared) if shared in paths else shared

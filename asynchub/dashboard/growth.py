@@ -3,7 +3,8 @@
 Young: as long as a run has fewer than ``YOUNG`` values, they are held as they are. Then the width of level 0 is chosen,
     once and for all: that of some 64 values of the key that has most.
 Rewound: where a run was resumed from an earlier state, what came after that state is taken out of the buckets; of the
-    one amid which the state was, the values are read from the journal again.
+    one amid which the state was, the values are read from the journal again. So are those that count again, where that
+    state had been abandoned before.
 Threads: one at a time.
 """
 
@@ -17,8 +18,10 @@ import numpy as np
 from asynchub.columns import Array
 from asynchub.dashboard.buckets import Buckets, fold, joined
 from asynchub.dashboard.growing import BLOCK, LEVELS, Owned, Pile, grown, merged, tail, together, width_of
-from asynchub.dashboard.points import counting, numbered
+from asynchub.dashboard.points import numbered
 from asynchub.dashboard.pyramid_file import NONE, PyramidFile, RunState
+from asynchub.dashboard.rewinding import inside, turned
+from asynchub.dashboard.sifting import counting
 
 __all__ = ("YOUNG", "Growth", "extents")
 
@@ -28,6 +31,8 @@ MOST_TAILS = 1000
 """Ends of levels that are kept."""
 Again = Callable[[Sequence[tuple[int, int]], Mapping[str, int]], Owned]
 """Reads the values of some keys, by number, once more, whose events are in some intervals."""
+AT_ONCE = 2**18
+"""Events of which the values are read at once that count again."""
 MAX_SHIFT = 40
 
 
@@ -204,11 +209,11 @@ class Growth:
     # --- what does not count
 
     def rewind(self, seq: int, to_seq: int, again: Again) -> None:
-        """Take out what came after an event.
+        """Take out what does not count any more, and bring back what counts again.
 
         Args:
             seq: that of the ``Rewound``.
-            to_seq: that of the last event that counts.
+            to_seq: that of the last event that counts, from 0 to ``seq - 1``.
             again: reads values once more.
 
         Raises:
@@ -216,25 +221,28 @@ class Growth:
             OSError: it cannot be read.
         """
         state = self.state
-        state.epochs = [one for one in state.epochs if one[0] <= to_seq]
+        turn = turned(state.rewinds, seq, to_seq)
         if state.shift is None:
             held = self._held.all()
-            held = held.take(held.rows.first_seq <= to_seq)
+            held = held.take(held.rows.first_seq <= turn.common)
             self._held = Pile(1)
             self._held.add(held)
             state.seen = np.bincount(held.owners, minlength=len(state.keys))
             nothing = np.full(len(state.keys), NONE)
             state.lows, state.highs = extents(nothing, -nothing, held)
         else:
-            self._cut(to_seq, again)
+            self._cut(turn.common, again)
         state.rewinds.append((seq, to_seq))
+        for after, upto in turn.back:
+            for start in range(after, upto, AT_ONCE):
+                self.feed(again([(start + 1, min(start + AT_ONCE, upto))], self._numbers))
 
     def _cut(self, to_seq: int, again: Again) -> None:
         state = self.state
         before = {owner: self._cut_of(owner, to_seq) for owner in self._touched(to_seq)}
         straddling = {owner: row for owner, (_, row) in before.items() if row is not None}
         values = again(merged(straddling.values()), {state.keys[owner]: owner for owner in straddling}).by_owner()
-        values = values.take(counting(state.rewinds, values.rows.first_seq))
+        values = values.take(inside(counting(state.rewinds), values.rows.first_seq))
         opens: list[list[Owned]] = [[one.take(one.rows.last_seq <= to_seq)] for one in state.opens]
         state.seen, state.lows, state.highs = state.seen.copy(), state.lows.copy(), state.highs.copy()
         for owner, (levels, row) in before.items():

@@ -42,7 +42,7 @@ from asynchub.subscribers.display import (
     one_line,
 )
 
-__all__ = ("LONGEST", "MOST", "Marks", "change_in_short", "inputs_of", "shown")
+__all__ = ("LIMITS", "LONGEST", "MOST", "Marks", "change_in_short", "inputs_of", "shown")
 
 MOST = 10_000
 """Marks that are kept."""
@@ -50,7 +50,9 @@ LONGEST = 300
 """Letters of a text from a run, at most, that are shown."""
 FOLLOWED = frozenset({"reduced", "skip", "rollback", "stop", "prune", "due", "requested", "end", "exception"})
 """Verdicts that are followed by an event of their own."""
-CALM = frozenset({"waiting", "improved", "cooldown", "continue"})
+LIMITS = frozenset({"step_limit", "epoch_limit", "time_limit", "deadline"})
+"""Verdicts that say where a limit lies."""
+CALM = frozenset({"waiting", "improved", "cooldown", "continue", *LIMITS})
 """Verdicts that change nothing."""
 TAKEN = {"call": "called its function", "clip": "clipped the gradients", "recovered": "well again"}
 """Verdicts of what was done, in words."""

@@ -1,7 +1,12 @@
-"""The values of a run that has no journal, or whose journal begins later: from its snapshots, or from its log."""
+"""The values of a run that has no journal, or whose journal begins later: from its snapshots, or from its log.
+
+Bad: lines of a log that say a value which none can be are left out, and counted in ``problem``. A number that no double
+    can hold is an infinity as a value, and no epoch.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +14,8 @@ import numpy as np
 
 from asynchub.dashboard.buckets import of_values
 from asynchub.dashboard.growing import Owned, together
+from asynchub.dashboard.saying import epoch_of
+from asynchub.dashboard.sifting import HUGE
 from asynchub.errors import CorruptStateError
 from asynchub.events import InfoUpdated, ScalarUpdated
 from asynchub.history import NO_STEP
@@ -56,7 +63,7 @@ def past_of_snapshots(run: Path, upto: float = float("inf")) -> Past:
         seqs, times, steps, numbers, counts = (column[kept] for column in records)
         parts.append(Owned(np.full(len(seqs), number), of_values(steps, numbers, counts, seqs, times)))
     values = together(parts, 1)
-    epochs = [(one.seq, float(one.value)) for one in infos if one.key == "epoch" and isinstance(one.value, int | float)]
+    epochs = [(one.seq, epoch) for one in infos if (epoch := epoch_of(one)) is not None]
     order = np.argsort(values.rows.first_seq, kind="stable")
     return Past([key for key, _, _ in scalars], values.take(order), [one for one in epochs if one[0] <= upto])
 
@@ -69,14 +76,19 @@ def past_of_log(path: Path) -> Past:
     """
     numbers: dict[str, int] = {}
     found: list[ScalarUpdated] = []
+    bad: list[ScalarUpdated] = []
     past = Past([], Owned.none())
     try:
         for event in read_jsonl(path):
-            if isinstance(event, ScalarUpdated):
+            if isinstance(event, ScalarUpdated) and _is_value(event):
                 numbers.setdefault(event.key, len(numbers))
                 found.append(event)
-            elif isinstance(event, InfoUpdated) and event.key == "epoch" and isinstance(event.value, int | float):
-                past.epochs.append((event.seq, float(event.value)))
+            elif isinstance(event, ScalarUpdated):
+                bad.append(event)
+            elif isinstance(event, InfoUpdated) and _counts(event.seq) and (epoch := epoch_of(event)) is not None:
+                past.epochs.append((event.seq, epoch))
+        if bad:
+            past.problem = f"{path}: left out {len(bad)} lines that say no value, the first of key {bad[0].key!r:.80}"
     except CorruptStateError as error:
         past.problem = str(error)
     values, counts = np.empty(len(found), object), np.empty(len(found), object)
@@ -91,3 +103,19 @@ def past_of_log(path: Path) -> Past:
     past.keys = list(numbers)
     past.values = Owned(np.array([numbers[event.key] for event in found], np.int64), rows)
     return past
+
+
+def _is_value(event: ScalarUpdated) -> bool:
+    """Tell whether the fields of an event are what they are said to be: a log may hold anything."""
+    step = 0 if event.step is None else event.step
+    if not isinstance(event.key, str) or not isinstance(event.value, int | float) or not isinstance(event.count, int):
+        return False
+    try:
+        return _counts(event.seq) and isinstance(step, int) and abs(step) < HUGE and math.isfinite(event.time)
+    except (OverflowError, TypeError):  # the time is none
+        return False
+
+
+def _counts(seq: object) -> bool:
+    """Tell whether a run may count its events by it."""
+    return isinstance(seq, int) and 0 <= seq < HUGE

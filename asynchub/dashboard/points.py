@@ -7,7 +7,7 @@ Threads: any thread may call anything here; nothing is written, nothing is kept.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,23 @@ from asynchub.history import NO_STEP
 from asynchub.journal.frames import FRAME_SIZE, SEGMENT_SIZE, Kind, frame_size, frames, read_head
 from asynchub.journal.reading import segment_files
 
-__all__ = ("Place", "counting", "is_still_there", "journaled", "newest_batch", "numbered", "place_of", "values_of")
+__all__ = (
+    "KIND_AT",
+    "SEQS",
+    "SEQS_AT",
+    "Place",
+    "is_still_there",
+    "newest_batch",
+    "numbered",
+    "place_of",
+    "places",
+    "values_of",
+)
 
 SEQS = struct.Struct("<QQ")
 """``seq`` of the first and of the last event of a frame, in its header."""
 SEQS_AT = 16
 KIND_AT = 12
-Intervals = Sequence[tuple[int, int]]
-"""The first and the last ``seq`` of each of some stretches of events, in order."""
 
 
 class Place(NamedTuple):
@@ -85,68 +94,11 @@ def numbered(values: Owned, seen: Array) -> Owned:
     return Owned(values.owners, values.rows._replace(first=np.where(missing, index, values.rows.first)))
 
 
-def counting(rewinds: Sequence[tuple[int, int]], seqs: Array) -> Array:
-    """Tell of each ``seq`` whether the event counts.
-
-    Args:
-        rewinds: ``seq`` and ``to_seq`` of each ``Rewound``.
-        seqs: the events.
-    """
-    counts = np.ones(len(seqs), bool)
-    for seq, to_seq in rewinds:
-        counts &= (seqs <= to_seq) | (seqs >= seq)
-    return counts
-
-
 # --- from segments
 
 
-def journaled(folder: Path, intervals: Intervals, numbers: Mapping[str, int]) -> Owned:
-    """Return the values of some keys, in the order of ``seq``, whose events are in one of some intervals.
-
-    Only the frames with such events are read. What is damaged, or not there any more, is left out.
-
-    Args:
-        folder: of the journal.
-        intervals: of ``seq``.
-        numbers: number of each key that is wanted.
-    """
-    lows = np.array([first for first, _ in intervals], np.int64)
-    highs = np.array([last for _, last in intervals], np.int64)
-    parts = []
-    for batch in _batches(folder, lows, highs):
-        values = values_of(batch.between(int(lows[0]) - 1, int(highs[-1])), numbers.get)
-        seqs = values.rows.first_seq
-        which = np.searchsorted(lows, seqs, side="right") - 1
-        parts.append(values.take((which >= 0) & (seqs <= highs[which])))
-    found = together(parts, 1)
-    seqs = found.rows.first_seq
-    if bool((seqs[1:] > seqs[:-1]).all()):
-        return found
-    return found.take(np.unique(seqs, return_index=True)[1])  # a segment may repeat the end of the one before
-
-
-def _batches(folder: Path, lows: Array, highs: Array) -> Iterator[Batch]:
-    files = segment_files(folder)
-    ends = [first_seq - 1 for _, first_seq, _ in files[1:]] + [2**62]
-    for (_, first_seq, path), end in zip(files, ends, strict=True):
-        if _meets(lows, highs, first_seq, end):
-            with FileIO(path) as file:
-                for place in _places(file):
-                    first, last = SEQS.unpack_from(place.header, SEQS_AT)
-                    if place.header[KIND_AT] == Kind.EVENTS and _meets(lows, highs, first, last):
-                        yield from _frame(file, place)
-
-
-def _meets(lows: Array, highs: Array, first: int, last: int) -> bool:
-    """Tell whether an interval has something from ``first`` to ``last``."""
-    index = int(np.searchsorted(highs, first))
-    return index < len(lows) and int(lows[index]) <= last
-
-
-def _places(file: FileIO) -> Iterator[Place]:
-    """Yield where the frames of a segment are, going from header to header."""
-    offset = SEGMENT_SIZE
+def places(file: FileIO, offset: int = SEGMENT_SIZE) -> Iterator[Place]:
+    """Yield where the frames of a segment are, going from header to header, from one on."""
     while size := frame_size(header := _at(file, offset, FRAME_SIZE)):
         yield Place(0, offset, header)
         offset += size
@@ -166,7 +118,7 @@ def place_of(folder: Path, seq: int) -> Place | None:
     for number, first_seq, path in reversed(segment_files(folder)):
         if first_seq <= seq:
             with FileIO(path) as file:
-                for place in _places(file):
+                for place in places(file):
                     first, last = SEQS.unpack_from(place.header, SEQS_AT)
                     if place.header[KIND_AT] == Kind.EVENTS and first <= seq <= last:
                         return place._replace(segment=number)
@@ -179,7 +131,7 @@ def newest_batch(folder: Path) -> Batch | None:
     for _, _, path in reversed(segment_files(folder)):
         with FileIO(path) as file:
             last = None
-            for place in _places(file):
+            for place in places(file):
                 if place.header[KIND_AT] == Kind.EVENTS:
                     last = place
             if last is not None:

@@ -15,19 +15,21 @@ Threads: any thread may call anything here; one at a time goes on.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from asynchub.dashboard.buckets import Buckets, joined
-from asynchub.dashboard.growing import LEVELS, Owned, merged, together, width_of
-from asynchub.dashboard.points import counting, numbered
+from asynchub.dashboard.growing import LEVELS, Owned, together, width_of
+from asynchub.dashboard.points import numbered
 from asynchub.dashboard.pyramid_file import NONE
 from asynchub.dashboard.remembering import Memo
+from asynchub.dashboard.rewinding import inside, turned
 from asynchub.dashboard.run_reader import RunReader
+from asynchub.dashboard.sifting import counting
+from asynchub.dashboard.singles import Missing, Singles
 from asynchub.history import NO_STEP
 
 __all__ = ("Pyramid",)
@@ -53,6 +55,7 @@ class Pyramid:
         self._lock = threading.RLock()
         self._reader = RunReader(self.folder, None if cache is None else Path(cache))
         self.memo = Memo()
+        self._singles = Singles()
 
     def __enter__(self) -> Pyramid:
         return self
@@ -138,13 +141,16 @@ class Pyramid:
 
     @property
     def rewinds(self) -> list[tuple[int, int]]:
-        """``seq`` and ``to_seq`` of each ``Rewound``: what came between does not count."""
+        """``seq`` and ``to_seq`` of each ``Rewound``: what came between does not count, unless it was gone back to."""
         return list(self._reader.growth.state.rewinds)
 
     @property
     def epochs(self) -> list[tuple[int, float]]:
-        """``seq`` and value of each update of the runtime info ``epoch``."""
-        return list(self._reader.growth.state.epochs)
+        """``seq`` and value of each update of the runtime info ``epoch`` that counts and is a finite number."""
+        with self._lock:
+            state = self._reader.growth.state
+            counts = inside(counting(state.rewinds), np.array([seq for seq, _ in state.epochs], np.int64))
+            return [one for one, is_counted in zip(state.epochs, counts.tolist(), strict=True) if is_counted]
 
     def count(self, key: str) -> int:
         """Return how many values of a key count."""
@@ -229,62 +235,94 @@ class Pyramid:
         found: dict[str, Buckets | None] = {}
         many = {key: rows.take(rows.points > 1) for key, rows in wanted.items()}
         with self._lock:
-            read = self._read(many)
+            growth = self._reader.growth
+            self._singles.go_on((growth, len(growth.state.rewinds)))
+            missing = self._singles.missing(many)
+            few = _events(_intervals(many.values())) <= MOST_EVENTS
+            read = self._read({key: one.rows for key, one in missing.items()}) if few else None
             for key, rows in wanted.items():
                 one = rows.take(rows.points == 1)._replace(width=1)
-                values = self._exactly(key, many[key], read) if many[key].size else Buckets.none()
-                if values is not None:
-                    values = joined([values, one], 1)
-                    values = values.take(np.argsort(values.first_seq, kind="stable"))
-                found[key] = values
+                values = self._exactly(key, missing[key], read) if many[key].size else Buckets.none()
+                if values is not None and many[key].size:
+                    values = self._singles.take(many, key, many[key], missing[key], values)
+                found[key] = None if values is None else _in_order(joined([values, one], 1))
+            if self._reader.is_over:  # what is asked for again is in the memo
+                self._singles.go_on(None)
         return found
 
     def rewound(self, key: str) -> list[Buckets | None]:
         """Return, for each ``Rewound``, the values of a key that do not count because of it; those without a step not.
 
-        None stands where they are too many. What the journal has deleted is left out.
+        What counts again by now is with none of them. None stands where they are too many. What the journal has deleted
+        is left out.
         """
         found: list[Buckets | None] = []
         with self._lock:
             rewinds = self.rewinds
-            for number, (seq, to_seq) in enumerate(rewinds):
-                if seq - to_seq > MOST_EVENTS:
+            turns = [turned(rewinds[:number], *one) for number, one in enumerate(rewinds)]
+            for number, (_, gone, _) in enumerate(turns):
+                if sum(upto - after for after, upto in gone) > MOST_EVENTS:
                     found.append(None)
                     continue
-                values = self._reader.again([(to_seq + 1, seq - 1)], {key: 0}).rows
-                found.append(values.take(counting(rewinds[:number], values.first_seq) & (values.first != NO_STEP)))
+                values = self._reader.again([(after + 1, upto) for after, upto in gone], {key: 0}).rows
+                left = values.first != NO_STEP
+                for turn in turns[number + 1 :]:
+                    left &= ~inside(turn.back, values.first_seq)
+                found.append(values.take(left))
         return found
 
-    def _read(self, wanted: Mapping[str, Buckets]) -> Owned | None:
-        """Return all values of some keys that are in some buckets, and others; None if they are too many."""
-        seqs = [zip(rows.first_seq.tolist(), rows.last_seq.tolist(), strict=True) for rows in wanted.values()]
-        intervals = merged(chain.from_iterable(seqs))
-        if sum(last - first + 1 for first, last in intervals) > MOST_EVENTS:
-            return None
+    def _read(self, wanted: Mapping[str, Buckets]) -> Owned:
+        """Return all values of some keys that are in some buckets, and others."""
         growth = self._reader.growth
         numbers = {key: number for key in wanted if (number := growth.known(key)) is not None}
-        found = self._reader.again(intervals, numbers)
+        found = self._reader.again(_intervals(wanted.values()), numbers)
         found = found.take(found.rows.first_seq <= growth.state.seq)  # by now it may have what is fresh, too
         return together([found, self._reader.fresh_as_said()], 1).by_owner()
 
-    def _exactly(self, key: str, rows: Buckets, read: Owned | None) -> Buckets | None:
-        """Return the values of some buckets; None if they were not read."""
-        owner = self._reader.growth.known(key)
+    def _exactly(self, key: str, missing: Missing, read: Owned | None) -> Buckets | None:
+        """Return the values that are missing of some buckets; None if they were not read."""
+        owner, rows = self._reader.growth.known(key), missing.rows
         if owner is None or read is None:
             return None
+        if not rows.size:
+            return Buckets.none()
         found = read.of(owner)
-        found = found.take(counting(self.rewinds, found.first_seq))
+        found = found.take(inside(counting(self.rewinds), found.first_seq))
         order = np.argsort(rows.first_seq)
         lows, highs = rows.first_seq[order], rows.last_seq[order]
         which = np.searchsorted(lows, found.first_seq, side="right") - 1
         found = found.take((which >= 0) & (found.first_seq <= highs[which]))
         if found.size != int(rows.points.sum()):
             return None
-        return self._indexed(key, found) if bool((found.first == NO_STEP).any()) else found
+        return self._indexed(key, missing, found) if bool((found.first == NO_STEP).any()) else found
 
-    def _indexed(self, key: str, found: Buckets) -> Buckets:
-        """Return values with an index as the step of each that has none."""
+    def _indexed(self, key: str, missing: Missing, found: Buckets) -> Buckets:
+        """Return values that are missing of some buckets, with an index as the step of each that has none."""
         rows = self.rows(key)
         before = np.cumsum(rows.points) - rows.points
+        before[np.searchsorted(rows.first_seq, missing.rows.first_seq, side="right") - 1] += missing.before
         which = np.searchsorted(rows.first_seq, found.first_seq, side="right") - 1
         return numbered(Owned(which, found), before).rows
+
+
+def _intervals(parts: Iterable[Buckets]) -> list[tuple[int, int]]:
+    """Return the first and the last ``seq`` of each stretch that buckets have something in, in order."""
+    rows = [part for part in parts if part.size]
+    if not rows:
+        return []
+    firsts = np.concatenate([part.first_seq for part in rows])
+    order = np.argsort(firsts, kind="stable")
+    firsts, lasts = firsts[order], np.maximum.accumulate(np.concatenate([part.last_seq for part in rows])[order])
+    begins = np.flatnonzero(np.append(True, firsts[1:] > lasts[:-1] + 1))
+    ends = np.append(begins[1:], len(firsts)) - 1
+    return list(zip(firsts[begins].tolist(), lasts[ends].tolist(), strict=True))
+
+
+def _events(intervals: Sequence[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in intervals)
+
+
+def _in_order(values: Buckets) -> Buckets:
+    """Return values in the order of ``seq``."""
+    seqs = values.first_seq
+    return values.take(np.argsort(seqs, kind="stable")) if bool((seqs[1:] < seqs[:-1]).any()) else values

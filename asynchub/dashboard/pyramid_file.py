@@ -35,7 +35,7 @@ from asynchub.statefile import replace_file, write_all
 __all__ = ("NONE", "PyramidFile", "RunState")
 
 MAGIC = b"\x89AHY\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 HEAD = struct.Struct("<8sHH16sI8s")
 """Magic, version, 0, identity of the run, what the width of level 0 is 2 to the power of, random bytes."""
 CHECKSUM = struct.Struct("<I")
@@ -78,7 +78,7 @@ class RunState:
         highs: the largest one, or the end of its bucket; ``-NONE`` of one without a value.
         opens: the open buckets of each level, by key.
         rewinds: ``seq`` and ``to_seq`` of each ``Rewound``.
-        epochs: ``seq`` and value of each update of the runtime info ``epoch`` that counts.
+        epochs: ``seq`` and value of each update of the runtime info ``epoch``, those that do not count, too.
         began: when the first event was published, in seconds since the epoch; NaN if there was none.
         newest: when the newest one was.
         missed: how many events nobody has any more.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from asynchub.dashboard.marks import CALM
+from asynchub.dashboard.marks import CALM, LIMITS
 from asynchub.requests import Decided
 
 __all__ = ("RuleKind", "Ruling", "Rulings", "kind_in_state")
@@ -37,6 +37,7 @@ class Ruling:
         acted: its newest decision that was more than to wait; None if there is none.
         mode: which values are better to it; "" while that is not known.
         steps: those of its newest checks.
+        limits: by verdict, those that it has said, and the seconds of training until then.
     """
 
     author: str
@@ -46,9 +47,20 @@ class Ruling:
     acted: Decided | None = None
     mode: Literal["min", "max", ""] = ""
     steps: deque[int] = field(default_factory=lambda: deque(maxlen=8))
+    limits: dict[str, tuple[Decided, float]] = field(default_factory=dict)
 
-    def take(self, event: Decided) -> None:
-        """Take account of one more decision."""
+    def take(self, event: Decided, trained: float) -> None:
+        """Take account of one more decision.
+
+        Args:
+            event: it.
+            trained: seconds of training until then.
+        """
+        if event.verdict in LIMITS and event.best is not None:
+            if any(other.step != event.step for other, _ in self.limits.values()):
+                self.limits.clear()  # those that it says at once are all that it has
+            self.limits[event.verdict] = (event, trained)
+            return
         self.newest = event
         if event.monitor and len(self.monitors) < MOST:
             self.monitors[event.monitor] = None
@@ -80,6 +92,8 @@ class Ruling:
         """
         if (known := kind_in_state(states.get(self.author))) != "other":
             return known
+        if self.limits:
+            return "limit"
         name = self.author.lower()
         if self.verdicts & OF_PLATEAU:
             return "plateau"
@@ -96,14 +110,14 @@ class Rulings:
     def __init__(self) -> None:
         self.known: dict[str, Ruling] = {}
 
-    def take(self, event: Decided) -> None:
-        """Take account of one decision."""
+    def take(self, event: Decided, trained: float) -> None:
+        """Take account of one decision; ``trained`` as of ``Ruling``."""
         ruling = self.known.get(event.author)
         if ruling is None:
             if len(self.known) >= MOST:
                 return
             ruling = self.known[event.author] = Ruling(event.author, event)
-        ruling.take(event)
+        ruling.take(event, trained)
 
 
 def kind_in_state(saved: object) -> RuleKind:
@@ -120,6 +134,6 @@ def kind_in_state(saved: object) -> RuleKind:
         return "guard"
     if {"window", "spiking"} <= names:
         return "spike"
-    if names == {"elapsed", "last"}:
+    if {"elapsed", "last"} <= names <= {"elapsed", "last", "paused", "said"}:
         return "timer"
-    return "limit" if names == {"epochs"} else "other"
+    return "limit" if "epochs" in names and names <= {"epochs", "said"} else "other"

@@ -13,16 +13,19 @@ from typing import TypeVar
 
 import numpy as np
 
-from asynchub.batches import Batch, decode_event
+from asynchub.batches import Batch
+from asynchub.dashboard.frame_index import FrameIndex
 from asynchub.dashboard.growing import Owned, together
 from asynchub.dashboard.growth import Growth
 from asynchub.dashboard.heads import JournalHead, journal_head
 from asynchub.dashboard.keeping import CacheLock, cache_path
 from asynchub.dashboard.past import LOG, Past, past_of_log, past_of_snapshots
-from asynchub.dashboard.points import is_still_there, journaled, place_of, values_of
+from asynchub.dashboard.points import is_still_there, place_of, values_of
 from asynchub.dashboard.pyramid_file import PyramidFile
+from asynchub.dashboard.rewinding import inside
+from asynchub.dashboard.saying import said
 from asynchub.errors import AsyncHubError, CorruptStateError, JournalError, StateError
-from asynchub.events import Event, EventsDropped, InfoUpdated, Rewound
+from asynchub.events import EventsDropped, Rewound
 from asynchub.generations import list_generations
 from asynchub.journal.folder import find_journal
 from asynchub.journal.reading import segment_files
@@ -70,6 +73,7 @@ class RunReader:
         self._file: PyramidFile | None = None
         self._lock: CacheLock | None = None
         self._segments: SegmentReader | None = None
+        self._frames: FrameIndex | None = None
         self._tail: TailReader | None = None
         self._outside: tuple[str, int, int] | None = None
         self._parts: list[Owned] = []
@@ -77,6 +81,11 @@ class RunReader:
         self._begin_empty()
 
     # --- what there is
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the journal, if there is one, says that no more will come."""
+        return self._segments is None or self._segments.closed
 
     def fresh(self) -> Owned:
         """Return the values of the tail, in the order of keys."""
@@ -92,7 +101,7 @@ class RunReader:
 
     def again(self, intervals: Sequence[tuple[int, int]], numbers: Mapping[str, int]) -> Owned:
         """Return the values of some keys, by number, whose events are in some intervals, from the segments."""
-        return journaled(self.journal, intervals, numbers) if self.journal is not None and intervals else Owned.none()
+        return self._frames.values(intervals, numbers) if self._frames is not None else Owned.none()
 
     def answered(self, ask: Callable[[], T]) -> T:
         """Return what ``ask`` returns; if the cache is damaged, after it was made anew."""
@@ -148,7 +157,7 @@ class RunReader:
         self.fresh_seq, self.newest = 0, float("nan")
         self._end = self._tried_end = (0, 0)
         self._saved_seq = self._tried_seq = self.growth.state.seq
-        self._parts, self._fresh = [], None
+        self._parts, self._fresh, self._frames = [], None, None
 
     def _opened(self) -> bool:
         """Find the journal; return whether there is one to follow."""
@@ -182,6 +191,7 @@ class RunReader:
         if state is not None and not (journal / TAIL).exists():
             self._end = self._tried_end = state.end
         self._segments = SegmentReader(journal, self.growth.state.seq)
+        self._frames = FrameIndex(journal)
         self._segments.run_id = head.run_id
         self._tail = TailReader(journal)
         self.problem = ""
@@ -220,13 +230,13 @@ class RunReader:
             state.seq = batch.seq
             return
         after = state.seq
-        for event in _said(batch):
-            if isinstance(event, Rewound):
-                self._feed(batch.between(after, event.seq - 1))
-                self._rewind(event)
-                after = event.seq
-            elif isinstance(event, InfoUpdated):
-                state.epochs.append((event.seq, float(event.value)))
+        for one in said(batch):
+            if isinstance(one, Rewound):
+                self._feed(batch.between(after, one.seq - 1))
+                self._rewind(one)
+                after = one.seq
+            else:
+                state.epochs.append(one)
         self._feed(batch.between(after, float("inf")))
         state.seq = batch.seqs[1]
         if self._parts:
@@ -246,9 +256,10 @@ class RunReader:
 
     def _rewind(self, event: Rewound) -> None:
         try:
-            self.growth.rewind(event.seq, event.to_seq, self.again)
+            self.growth.rewind(event.seq, event.to_seq, self._again_or_past)
         except (StateError, OSError) as error:
             if self._file is None:
+                self._forget_run()  # half of it may be done: the next update begins anew
                 raise
             self._drop_cache()
             raise _BeganAgainError(str(error)) from error
@@ -262,7 +273,7 @@ class RunReader:
             if self.head is not None and tail.run_id != self.head.run_id:
                 raise JournalError(f"{tail.path} belongs to another run than the segments beside it")
             for batch in batches:
-                rewound = [event.seq for event in _said(batch) if isinstance(event, Rewound)]
+                rewound = [one.seq for one in said(batch) if isinstance(one, Rewound)]
                 upto = min(rewound, default=2**62) - 1
                 values = values_of(batch.between(self.fresh_seq, upto), self.growth.number_of)
                 if values.rows.size:
@@ -273,17 +284,38 @@ class RunReader:
                 if rewound:  # that, and what follows, comes from a segment
                     return
 
+    def _again_or_past(self, intervals: Sequence[tuple[int, int]], numbers: Mapping[str, int]) -> Owned:
+        """Return what ``again`` does, and of what the journal has deleted by now the values that a snapshot has."""
+        files = segment_files(self.journal) if self.journal is not None else []
+        values = self.again(intervals, numbers)
+        if not files or not intervals or intervals[0][0] >= files[0][1]:
+            return values
+        past = self._past(files[0][1] - 1)
+        if past is None:
+            return values
+        state = self.growth.state
+        state.epochs = sorted({*state.epochs, *past.epochs})
+        owners = np.array([self.growth.number_of(key) for key in past.keys], np.int64)[past.values.owners]
+        wanted = inside([(first - 1, last) for first, last in intervals], past.values.rows.first_seq)
+        wanted &= np.isin(owners, list(numbers.values()))
+        return together([Owned(owners, past.values.rows).take(wanted), values], 1)
+
     # --- without a journal
 
     def _take_past(self, upto: int) -> bool:
         """Take the values of deleted segments from a snapshot; return whether there is one."""
+        past = self._past(upto)
+        if past is not None:
+            self._take_all(past)
+        return past is not None
+
+    def _past(self, upto: int) -> Past | None:
+        """Return the values of deleted segments from a snapshot; None if there is none, or none that can be read."""
         run = self.folder if self.journal != self.folder else self.folder.parent
         try:
-            past = past_of_snapshots(run, upto)
-        except (AsyncHubError, OSError):  # none, or none that can be read
-            return False
-        self._take_all(past)
-        return True
+            return past_of_snapshots(run, upto)
+        except (AsyncHubError, OSError):
+            return None
 
     def _take_all(self, past: Past) -> None:
         numbers = np.array([self.growth.number_of(key) for key in past.keys], np.int64)
@@ -365,15 +397,3 @@ class RunReader:
                     file.path.unlink(missing_ok=True)
                     self._file = file
         self._begin()
-
-
-def _said(batch: Batch) -> list[Event]:
-    """Return the events of a batch that say which values count, and in which epoch they are, in order."""
-    found = []
-    for _, data in batch.events:
-        if b"Rewound" in data or (b"InfoUpdated" in data and b"epoch" in data):
-            event, _ = decode_event(data)
-            number = isinstance(event, InfoUpdated) and event.key == "epoch" and isinstance(event.value, int | float)
-            if isinstance(event, Rewound) or number:
-                found.append(event)
-    return found

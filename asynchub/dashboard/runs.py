@@ -1,7 +1,6 @@
 """The runs in a folder, as far as can be told without reading their values.
 
-Cheap: of a journal the heads of the frames of its newest segment are read, and the newest frame; of a snapshot, its
-    head; of a log, its first and its last lines.
+Cheap: of a journal the ends are read; of a snapshot, its head; of a log, its first and its last lines.
 Damaged: what cannot be read is said in ``RunFound.problem``, and nothing is raised.
 """
 
@@ -9,26 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from asynchub.batches import Batch, decode_event
+from asynchub.dashboard.finding import run_folders
 from asynchub.dashboard.heads import journal_head
-from asynchub.dashboard.points import newest_batch
+from asynchub.dashboard.past import LOG
+from asynchub.dashboard.walking import newest_batches
 from asynchub.errors import AsyncHubError
 from asynchub.generations import list_generations
 from asynchub.journal.folder import find_journal
-from asynchub.journal.tailing import contents
 from asynchub.locking import is_released
 from asynchub.snapshot import read_head
 
 __all__ = ("RunFound", "find_runs")
 
-DEPTH = 4
-"""Folders in one another, at most, in which runs are looked for."""
-LOG = "metrics.jsonl"
 NANOSECONDS = 1e9
 PIECE = 65_536
 """Bytes that are read of the beginning and of the end of a log."""
@@ -67,55 +63,41 @@ def find_runs(folder: str | os.PathLike[str]) -> list[RunFound]:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    top = Path(folder)
-    if not top.is_dir():
-        raise FileNotFoundError(f"{top} is no folder; give the one in which the folders of runs are")
-    return list(_runs(top, DEPTH))
+    return [run for path in run_folders(Path(folder)) if (run := _run(path)) is not None]
 
 
-def _runs(folder: Path, depth: int) -> Iterator[RunFound]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        if (found := _run(folder, {entry.name for entry in entries})) is not None:
-            yield found
-            return
-        folders = [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:  # it may not be read, or was deleted at this moment
-        return
-    for inner in folders if depth else []:
-        yield from _runs(inner, depth - 1)
-
-
-def _run(folder: Path, names: set[str]) -> RunFound | None:
-    """Return the run that a folder is of; None if it is of none."""
-    journal = find_journal(folder)
-    if journal is not None:
-        return _of_journal(folder, journal)
-    if any(name.endswith(".ahs") for name in names) and (generations := list_generations(folder)):
-        return _of_snapshot(folder, generations[0])
-    return _of_log(folder) if LOG in names else None
-
-
-def _of_journal(folder: Path, journal: Path) -> RunFound:
+def _run(folder: Path) -> RunFound | None:
+    """Return the run that a folder is of; None if it was deleted at this moment."""
     name = folder.resolve().name
+    kind: Literal["journal", "snapshot", "log"] = "log"
     try:
-        head = journal_head(journal)
-        _, tail = contents(journal)
-        batches = [*([newest] if (newest := newest_batch(journal)) is not None else []), *tail[-1:]]
-        if head is None:
-            return RunFound(folder, "journal", name, problem="no event yet")
-        return RunFound(
-            folder,
-            "journal",
-            head.name or name,
-            head.run_id.hex(),
-            head.began,
-            max((_time(batch) for batch in batches), default=None),
-            tuple(dict.fromkeys(key for batch in batches for key, _ in batch.keys)),
-            is_released(journal),
-        )
-    except (AsyncHubError, OSError) as error:
-        return RunFound(folder, "journal", name, problem=str(error))
+        if (journal := find_journal(folder)) is not None:
+            kind = "journal"
+            return _of_journal(folder, journal, name)
+        if generations := list_generations(folder):
+            kind = "snapshot"
+            head = read_head(generations[0])
+            return RunFound(folder, kind, name, head.run_id or "", newest=head.written / NANOSECONDS)
+        return _of_log(folder, name) if (folder / LOG).exists() else None
+    except (AsyncHubError, OSError, OverflowError, TypeError, ValueError) as error:  # a file may hold anything
+        return RunFound(folder, kind, name, problem=str(error))
+
+
+def _of_journal(folder: Path, journal: Path, name: str) -> RunFound:
+    head = journal_head(journal)
+    if head is None:
+        return RunFound(folder, "journal", name, problem="no event yet")
+    newest = newest_batches(journal, 1)[0][-1:]
+    return RunFound(
+        folder,
+        "journal",
+        head.name or name,
+        head.run_id.hex(),
+        head.began,
+        max(map(_time, newest), default=None),
+        tuple(dict.fromkeys(key for batch in newest for key, _ in batch.keys)),
+        is_released(journal),
+    )
 
 
 def _time(batch: Batch) -> float:
@@ -125,31 +107,19 @@ def _time(batch: Batch) -> float:
     return max(times)
 
 
-def _of_snapshot(folder: Path, path: Path) -> RunFound:
-    name = folder.resolve().name
-    try:
-        head = read_head(path)
-    except (AsyncHubError, OSError) as error:
-        return RunFound(folder, "snapshot", name, problem=str(error))
-    return RunFound(folder, "snapshot", name, head.run_id or "", newest=head.written / NANOSECONDS)
-
-
-def _of_log(folder: Path) -> RunFound:
+def _of_log(folder: Path, name: str) -> RunFound:
     path = folder / LOG
-    try:
-        with path.open("rb") as file:
-            first = file.read(PIECE).partition(b"\n")[0]
-            file.seek(max(path.stat().st_size - PIECE, 0))
-            last = file.read().splitlines()
-        events = [event for line in (first, *last) if isinstance(event := _json(line), dict)]
-    except OSError as error:
-        return RunFound(folder, "log", folder.resolve().name, problem=str(error))
+    with path.open("rb") as file:
+        first = file.read(PIECE).partition(b"\n")[0]
+        file.seek(max(path.stat().st_size - PIECE, 0))
+        last = file.read().splitlines()
+    events = [event for line in (first, *last) if isinstance(event := _json(line), dict)]
     times = [event["time"] for event in events if isinstance(event.get("time"), int | float)]
     keys = [str(event.get("key")) for event in events if event.get("event") == "ScalarUpdated"]
     return RunFound(
         folder,
         "log",
-        folder.resolve().name,
+        name,
         began=times[0] if times else None,
         newest=times[-1] if times else None,
         keys=tuple(dict.fromkeys(keys)),
@@ -160,5 +130,5 @@ def _of_log(folder: Path) -> RunFound:
 def _json(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError:  # cut, or torn
+    except (ValueError, RecursionError):  # cut, or torn
         return None

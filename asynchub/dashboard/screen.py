@@ -306,8 +306,10 @@ class Screen:
         seq: the event up to which it was read.
         time: when that was, in seconds since the epoch.
         status: is it alive?
-        stops: why will it stop? The first to fire stands first.
-        speed: what limits its speed?
+        stops: why will it stop? The first to fire stands first. Of one that is over: why it ended.
+        stops_head: which of the two that is, to stand above it.
+        speed: what limits its speed, or has limited it?
+        speed_head: which of the two that is, to stand above it.
         alerts: what is wrong?
         charts: the curves that matter most, at most four.
         keys: how many scalars there are.
@@ -324,7 +326,9 @@ class Screen:
     time: float
     status: Status
     stops: tuple[Line, ...] = ()
+    stops_head: str = "Why it will stop"
     speed: tuple[Line, ...] = ()
+    speed_head: str = "What limits its speed"
     alerts: tuple[Line, ...] = ()
     charts: tuple[Chart, ...] = ()
     keys: int = 0

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from functools import cache
 from types import NoneType
+from typing import Any
 
 from asynchub.batches import Batch
 from asynchub.events import Event, InfoUpdated
@@ -32,12 +33,12 @@ HUGE = 2**63
 
 def is_sound(event: Event) -> bool:
     """Tell whether the fields of an event are what they are said to be: a journal may hold anything."""
-    kind = type(event)
+    kind: Any = type(event)  # mypy takes the hash of its instances for that of the class
     for name, kinds in _typed(kind):
         value = getattr(event, name)
         if not isinstance(value, kinds) or (isinstance(value, int) and abs(value) >= HUGE and kind is not InfoUpdated):
             return False
-        if name == "seconds" and not math.isfinite(value):
+        if name == "seconds" and not math.isfinite(getattr(event, name)):
             return False
     return True
 

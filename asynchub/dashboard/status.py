@@ -17,7 +17,7 @@ from asynchub.dashboard.stops import stop_in_words
 from asynchub.dashboard.writers import Writer
 from asynchub.subscribers.display import format_duration, format_number
 
-__all__ = ("Seen", "ago", "clock_text", "status_of")
+__all__ = ("Seen", "ago", "clock_text", "ended_of", "status_of")
 
 SILENT = 10.0
 """Seconds without an event, at least, from which a run is silent."""
@@ -174,6 +174,30 @@ def _reason(seen: Seen, state: RunState) -> str:
     if seen.stop is not None:
         return shown(seen.stop) or "a stop was asked for"
     return ""
+
+
+def ended_of(seen: Seen) -> Line | None:
+    """Return how a run has ended, if nobody has asked it to stop; None while it has not."""
+    match seen.state:
+        case "crashed":
+            return Line(_of_writer(seen, "crashed").capitalize(), "bad")
+        case "stopped":
+            return Line(f"A stop was asked for: {shown(seen.stop)}" if seen.stop else "A stop was asked for")
+        case "finished" if seen.is_complete:
+            return Line(_as_far_as(seen.facts), "good")
+        case "finished" if not _went_far(seen):
+            return Line("It was closed before its end, and nothing has said why", "warn")
+        case "finished":
+            return Line("Its program ended, and closed the journal: nobody had asked it to stop")
+    return None
+
+
+def _as_far_as(facts: RunFacts) -> str:
+    """Return how far a run has come that has done all it was to do."""
+    iters, epochs = facts.infos.get("max_iters"), facts.infos.get("max_epochs")
+    if type(iters) is int and facts.pace.step is not None and facts.pace.step + 1 >= iters:
+        return f"It has done its {iters:,} step{'' if iters == 1 else 's'}"
+    return f"It has done its {epochs:,} epoch{'' if epochs == 1 else 's'}"
 
 
 def _lines(seen: Seen, state: RunState, reason: str, total: int | None, epochs: int | None) -> list[Line]:

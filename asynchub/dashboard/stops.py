@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from asynchub.dashboard.facts import RunFacts
 from asynchub.dashboard.marks import shown
 from asynchub.dashboard.rulings import Ruling, kind_in_state
 from asynchub.dashboard.screen import Level, Line
+from asynchub.dashboard.sifting import HUGE
+from asynchub.requests import Decided
 from asynchub.subscribers.display import format_duration
 
 __all__ = ("stop_in_words", "stop_lines")
@@ -43,8 +45,14 @@ def stop_in_words(facts: RunFacts) -> str:
     return f"{who}{f': {shown(asked.reason)}' if asked.reason else ''}".removeprefix(" ")
 
 
-def stop_lines(facts: RunFacts, is_over: bool) -> tuple[Line, ...]:
-    """Return why a run will stop; of one that is over, why it did."""
+def stop_lines(facts: RunFacts, ended: Line | None) -> tuple[Line, ...]:
+    """Return why a run will stop; of one that is over, why it did.
+
+    Args:
+        facts: of the run.
+        ended: of one that is over, how it ended; None of one that is not.
+    """
+    is_over = ended is not None
     lines: list[Line] = []
     if facts.stop is not None or facts.stopped is not None:
         at = facts.stopped or facts.stop
@@ -57,12 +65,13 @@ def stop_lines(facts: RunFacts, is_over: bool) -> tuple[Line, ...]:
         if not is_over and facts.stopped is not None and step is not None and furthest is not None and furthest > step:
             text += f"; it has gone on for {furthest - step:,} steps"
         lines.append(Line(shown(text), "plain" if is_over else "warn", start=step, stop=step))
+    if ended is not None:
+        says_more = ended.level in ("good", "bad")
+        return (ended, *lines) if says_more or not lines else tuple(lines)
     found = sorted(_stops(facts), key=lambda one: one.left)
-    for number, one in enumerate([] if is_over else found):
+    for number, one in enumerate(found):
         first = number == 0 and one.left < QUIET and len(found) > 1
         lines.append(Line(shown(f"{one.text} (first to fire)" if first else one.text), one.level, one.key))
-    if is_over and not lines:
-        lines.append(Line("Nobody has asked it to stop", "quiet"))
     if not lines:
         lines.append(
             Line(
@@ -85,27 +94,29 @@ def _stops(facts: RunFacts) -> Iterator[_Stop]:
             yield _plateau(ruling)
         elif kind in ("guard", "spike"):
             yield _guard(name, ruling)
+        for event, trained in ruling.limits.values():
+            yield _limit(facts, event, trained)
     for name, saved in states.items():
         if isinstance(name, str) and name not in facts.rulings.known:
             kind = kind_in_state(saved)
             if kind in ("guard", "spike", "stopping"):
                 yield _Stop(QUIET + 2, f"{shown(name)}: quiet so far", "quiet")
             elif kind in ("timer", "limit"):
-                what = "a time limit" if kind == "timer" else "a limit of steps or epochs"
-                yield _Stop(QUIET + 1, f"{shown(name)}: {what}, which it has not reached", "quiet")
+                yield _Stop(QUIET + 1, f"{shown(name)}: {_limits_in(facts, saved, kind)}", "quiet")
 
 
 def _limits(facts: RunFacts) -> Iterator[_Stop]:
     pace = facts.pace
     total, step, epochs = pace.total, pace.step, facts.infos.get("max_epochs")
     iters = facts.infos.get("max_iters")
-    if type(iters) is int and step is not None:
+    said = {(verdict, limit.best) for one in facts.rulings.known.values() for verdict, (limit, _) in one.limits.items()}
+    if type(iters) is int and step is not None and ("step_limit", iters) not in said:
         steps = max(iters - step, 0)
         text = (
             f"Step limit in {steps:,} steps{_time(facts, steps)}" if steps else f"Step limit reached: {iters:,} steps"
         )
         yield _Stop(steps, text)
-    if type(epochs) is int and pace.epoch is not None:
+    if type(epochs) is int and pace.epoch is not None and ("epoch_limit", epochs) not in said:
         gone = max(epochs - pace.epoch, 0)
         left = math.inf if total is None or step is None or type(iters) is int else max(total - step, 0)
         if not gone:
@@ -115,6 +126,51 @@ def _limits(facts: RunFacts) -> Iterator[_Stop]:
             about = f", about {left:,.0f} steps{_time(facts, left)}" if math.isfinite(left) else ""
             text = f"Epoch limit in {some}{about}"
         yield _Stop(left if math.isfinite(left) else QUIET, text)
+
+
+def _limit(facts: RunFacts, event: Decided, trained: float) -> _Stop:
+    """A limit that a rule has said: where it lies, and how far that is."""
+    at, pace, name = event.best or 0.0, facts.pace, shown(event.author)
+    left: float | None = None
+    if event.verdict == "step_limit" and pace.step is not None:
+        left = max(at - pace.step, 0)
+        text = (
+            f"Step limit in {left:,.0f} steps{_time(facts, left)}" if left else f"Step limit reached: {at:,.0f} steps"
+        )
+    elif event.verdict == "epoch_limit" and event.value is not None and pace.epoch is not None:
+        gone = max(at - pace.epoch, 0)
+        text = f"Epoch limit in {gone:,.0f} epoch{'s' if gone != 1 else ''}" if gone else "Epoch limit reached"
+        left = None if gone else 0
+    elif event.verdict in ("time_limit", "deadline") and facts.time is not None:
+        what = "Time limit" if event.verdict == "time_limit" else "Deadline"
+        gone = facts.trained - trained + (event.value or 0.0) if event.verdict == "time_limit" else facts.time
+        seconds = max(at - gone, 0.0)
+        if facts.paused is not None and event.verdict == "time_limit":
+            seconds += max(facts.time - facts.paused.time, 0.0)
+        training = " of training" if event.verdict == "time_limit" else ""
+        text = f"{what} in {format_duration(seconds)}{training}" if seconds else f"{what} reached"
+        left = seconds * pace.mean_rate if pace.mean_rate else None if seconds else 0
+    else:
+        return _Stop(QUIET, f"{name}: {shown(event.reason)}")
+    return _Stop(QUIET if left is None else left, f"{text}, says {name}")
+
+
+def _limits_in(facts: RunFacts, saved: Any, kind: str) -> str:
+    """Return the limits that a rule has said, as its state has them."""
+    said = saved["state"].get("said")
+    found = []
+    for verdict, at in said.items() if isinstance(said, Mapping) else ():
+        if isinstance(at, int | float) and abs(at) < HUGE:  # neither is NaN
+            found.append(
+                {
+                    "step_limit": f"step limit of {at:,.0f}",
+                    "epoch_limit": f"epoch limit of {at:,.0f}",
+                    "time_limit": f"time limit of {format_duration(at)} of training",
+                    "deadline": f"deadline in {format_duration(at - (facts.time or at))}",
+                }.get(str(verdict), "")
+            )
+    what = "a time limit" if kind == "timer" else "a limit of steps or epochs"
+    return ", ".join(one for one in found if one) or f"{what}, which it has not reached"
 
 
 def _time(facts: RunFacts, steps: float) -> str:

@@ -27,7 +27,7 @@ from asynchub.dashboard.marks import shown
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import Colour, KeyRow, Mark, RunRow, Screen
 from asynchub.dashboard.speed import pipeline_cards, speed_lines
-from asynchub.dashboard.status import Seen, status_of
+from asynchub.dashboard.status import Seen, ended_of, status_of
 from asynchub.dashboard.stops import stop_lines
 from asynchub.dashboard.wording import summaries
 from asynchub.dashboard.writers import Writer, writer_in
@@ -160,8 +160,10 @@ class RunView:
                 seq=facts.seq,
                 time=moment,
                 status=status_of(seen),
-                stops=stop_lines(facts, seen.is_over),
+                stops=stop_lines(facts, ended_of(seen)),
+                stops_head="Why it ended" if seen.is_over else "Why it will stop",
                 speed=speed_lines(facts, 0 if seen.is_over else reader.behind, seen.is_over),
+                speed_head="What limited its speed" if seen.is_over else "What limits its speed",
                 alerts=alert_lines(facts, reader.damages, self._problems(), self._skew),
                 charts=tuple(self._bests.chart(key, *one) for key, one in wanted.items()),
                 keys=len(keys),

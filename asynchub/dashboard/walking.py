@@ -9,6 +9,7 @@ Threads: one at a time.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
@@ -200,10 +201,14 @@ class Walk:
 # --- the ends of a journal, at once
 
 
-def newest_batches(folder: Path) -> tuple[list[Batch], bool]:
+def newest_batches(folder: Path, most: int = sys.maxsize) -> tuple[list[Batch], bool]:
     """Return the newest events of a journal, some at least, in order; and whether it ends as one that was closed.
 
     Damage is passed over.
+
+    Args:
+        folder: of the journal.
+        most: batches that are wanted of its segments, at most.
 
     Raises:
         OSError: it cannot be read.
@@ -212,7 +217,7 @@ def newest_batches(folder: Path) -> tuple[list[Batch], bool]:
     found: list[Batch] = []
     closed = False
     for number, (_, _, path) in enumerate(reversed(segment_files(folder))):
-        found, is_closed = _end_of(path)
+        found, is_closed = _end_of(path, most)
         closed = closed or (is_closed and not number)
         if found:
             break
@@ -227,7 +232,7 @@ def newest_batches(folder: Path) -> tuple[list[Batch], bool]:
     return found, closed
 
 
-def _end_of(path: Path) -> tuple[list[Batch], bool]:
+def _end_of(path: Path, most: int) -> tuple[list[Batch], bool]:
     """Return the newest events of a segment, and whether its last frame says that no more will come."""
     with FileIO(path) as file:
         try:
@@ -239,24 +244,30 @@ def _end_of(path: Path) -> tuple[list[Batch], bool]:
         while True:
             start = max(size - room, SEGMENT_SIZE)
             start -= (start - SEGMENT_SIZE) % 8
-            found = _salvaged(bytes(8) + _at(file, start, -1), seed)  # frames are looked for behind the first byte
+            data = bytes(8) + _at(file, start, -1)  # frames are looked for behind the first byte
+            found = _salvaged(data, seed, most)
             if found[0] or start == SEGMENT_SIZE:
                 return found
             room *= 8
 
 
-def _salvaged(data: bytes, seed: int) -> tuple[list[Batch], bool]:
-    """Return the events of all whole frames in some bytes, and whether the last says that no more will come."""
-    found: list[Batch] = []
+def _salvaged(data: bytes, seed: int, most: int) -> tuple[list[Batch], bool]:
+    """Return the events of the last whole frames in some bytes, and whether the last says that no more will come."""
+    payloads: list[bytes] = []
     closed = False
     place = 0
     while (frame := later_frame(data, seed, place)) is not None:
         for one in (frame, *frames(data, seed, frame.end)):
             place, closed = one.end - 1, one.kind == Kind.CLOSE
             if one.kind == Kind.EVENTS:
-                with suppress(StateError):
-                    found.append(decode_batch(one.payload))
-    return found, closed
+                payloads.append(one.payload)
+    found: list[Batch] = []
+    for payload in reversed(payloads):
+        if len(found) == most:
+            break
+        with suppress(StateError):
+            found.append(decode_batch(payload))
+    return found[::-1], closed
 
 
 def oldest_batches(folder: Path) -> list[Batch]:

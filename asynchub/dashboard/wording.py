@@ -121,10 +121,11 @@ def _smoothing(curves: Sequence[Curve], low: float, high: float) -> str:
 
 
 def _offset(curves: Sequence[Curve]) -> str:
-    seqs = sorted({curve.seq for curve in curves})
+    shown = [curve for curve in curves if curve.points] or curves
+    seqs = sorted({curve.seq for curve in shown})
     if len(seqs) == 1:
         return f"up to event {seqs[0]:,}"
-    return f"up to events {seqs[0]:,} to {seqs[-1]:,} of {len(curves)} runs"
+    return f"up to events {seqs[0]:,} to {seqs[-1]:,} of {len(shown)} runs"
 
 
 def _many(count: int, what: str) -> str:

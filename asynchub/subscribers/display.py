@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
+from asynchub.allowing import shortened
 from asynchub.bridging import (
     BridgeDegraded,
     BridgeRestored,
@@ -118,8 +119,15 @@ def format_number(value: float) -> str:
 
 
 def format_quantity(key: str, value: float) -> str:
-    """Return ``value`` with the unit that the end of its key names, if any: seconds (``_s``) or bytes (``_bytes``)."""
-    if isinstance(value, float) and not math.isfinite(value):
+    """Return ``value`` with the unit that the end of its key names, if any: seconds (``_s``) or bytes (``_bytes``).
+
+    What is not finite, and an integer that no double can hold, has none.
+    """
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:
+        is_finite = False
+    if not is_finite:
         return format_number(value)
     if key.endswith(("_s", "_seconds")):
         return _seconds(float(value))
@@ -131,7 +139,7 @@ def format_quantity(key: str, value: float) -> str:
 def _seconds(value: float) -> str:
     size = abs(value)
     if size >= 1000 or value == 0:
-        return f"{value:.0f} s"
+        return f"{value:.0f} s" if size < 1e7 else f"{format_number(value)} s"
     scale, prefix = next((one for one in _SI if size >= 0.9995 * one[0]), _SI[-1])
     return f"{_three(value / scale)} {prefix}s"
 
@@ -141,7 +149,7 @@ def _bytes(value: float) -> str:
         if abs(value) < 1000:
             return f"{value:.0f} B" if not prefix else f"{_three(value)} {prefix}B"
         value /= 1024
-    return f"{value:.0f} PiB"
+    return f"{value:.0f} PiB" if abs(value) < 1e6 else f"{format_number(value)} PiB"
 
 
 def _three(value: float) -> str:
@@ -151,10 +159,14 @@ def _three(value: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time such as ``0:42``, ``1:02:03`` or ``2d 03h``."""
+    """Return a time such as ``0:42``, ``1:02:03`` or ``2d 03h``; of what is not finite, that."""
+    if isinstance(seconds, float) and not math.isfinite(seconds):
+        return format_number(seconds)
     whole = round(max(seconds, 0.0))
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 24 * 10**6:
+        return f"{format_number(hours // 24)} days"
     if hours >= 48:
         return f"{hours // 24}d {hours % 24:02}h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -189,7 +201,7 @@ def described(event: Event) -> str | None:
         case RequestApplied():
             text = f"{_words(event.request)} applied{at}{_why(event.author, '')}"
         case ParameterChangeRequested():
-            text = f"{event.name} = {event.value} requested{at}{_why(event.author, event.reason)}"
+            text = f"{event.name} = {shortened(event.value, str)} requested{at}{_why(event.author, event.reason)}"
         case Request():
             text = f"{_words(type(event).__name__)} requested{at}{_why(event.author, event.reason)}"
         case Paused():

@@ -25,7 +25,7 @@ from tests.dashboard.terminal.terminals import ROOT, WATCH, Terminal, terminal
 KEYS = ("train/loss", "val/accuracy", "lr", "step_ms", "train/grad_norm", "memory_bytes")
 PAST, EACH, EVERY = 100_000, 20, 0.1
 """Steps that were before, steps that come at once, and seconds between."""
-PRESSED = (b"j", b"k", b"+", b"h", b"-", b"g", b"L", b"x", b"x", b"x", b"x", b"y")
+PRESSED = (b"j", b"k", b"+", b"h", b"l", b"g", b"L", b"x", b"x", b"x", b"x", b"y", b"y", b"L")
 
 
 def publish(base: Path, seconds: float) -> None:

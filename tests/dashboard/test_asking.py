@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from asynchub.allowing import refusal
 from asynchub.control_folder import (
     EXPIRED,
     FOLDER,
@@ -33,7 +34,7 @@ from asynchub.dashboard import asking
 from asynchub.dashboard.asking import ask, asked, steerable
 from asynchub.events import Event
 from asynchub.journal.journal import Journal
-from asynchub.locking import LOCK
+from asynchub.locking import LOCK, FolderLock
 from asynchub.recorded import recorded_events
 from asynchub.requests import (
     CheckpointRequested,
@@ -111,10 +112,12 @@ def offer_of(folder: Path, **changed: Any) -> None:
 
 def test_a_run_whose_process_is_gone_is_told_by_its_lock(tmp_path: Path) -> None:
     offer_of(tmp_path)
+    (tmp_path / FOLDER / LOCK).write_text(f"process 7 on {socket.gethostname()}\n")
     assert steerable(tmp_path) == ((), "the run has ended: its process 7 is gone")
-    with (tmp_path / FOLDER / LOCK).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert [one.word for one in steerable(tmp_path)[0]] == ["stop"]
+    lock = FolderLock(tmp_path / FOLDER, ControlError)
+    assert [one.word for one in steerable(tmp_path)[0]] == ["stop"]
+    lock.release()
+    assert "is gone" in steerable(tmp_path)[1]
     (tmp_path / FOLDER / LOCK).unlink()
     assert "is gone" in steerable(tmp_path)[1]
 
@@ -340,6 +343,23 @@ def test_events_alone_tell_it_too(tmp_path: Path) -> None:
     assert (one.state, one.error) == ("refused", "no")
     (one,) = asked(tmp_path, happened(refused(f"{EXPIRED}: late")))
     assert one.state == "expired"
+
+
+def test_what_was_to_be_set_is_known_by_its_event_and_else_its_refusal_says_it(tmp_path: Path) -> None:
+    asks = ParameterChangeRequested(id="a", name="lr", value=3)
+    no = RequestRefused(request="ParameterChangeRequested", request_seq=1, error="no", id="a")
+    (one,) = asked(tmp_path, happened(asks, no))
+    assert (one.what, one.state, one.error) == ("lr = 3", "refused", "no")
+    (one,) = asked(tmp_path, happened(asks, replace(no, id="")))
+    assert (one.what, one.state) == ("lr = 3", "seen")
+    (one,) = asked(tmp_path, happened(refusal(asks, "it was asked of an earlier start of the run")))
+    assert (one.what, one.error) == ("set", "it was asked of an earlier start of the run (lr = 3)")
+
+
+def test_a_number_of_any_size_is_refused_in_words(run: Steered) -> None:
+    for request in (ParameterChangeRequested(name="lr", value=10**5000), PauseRequested(seconds=10**5000)):
+        with pytest.raises(ControlError, match="got a huge integer"):
+            ask(run.folder, request, author="ada")
 
 
 def test_a_second_one_with_the_same_id_does_not_change_what_became_of_the_first(tmp_path: Path) -> None:

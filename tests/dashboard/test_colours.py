@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from asynchub.dashboard.colours import GREY, PALETTE, Colours, colour, colour_of
+from asynchub.dashboard.picture import look
 from asynchub.dashboard.screen import Colour
 from asynchub.errors import ArgumentError
 
@@ -51,6 +52,16 @@ def test_a_line_stands_out_from_the_ground_three_to_one(hue: int) -> None:
     light, dark = PALETTE[hue]
     assert min(contrast(light, ground) for ground in LIGHT) >= 3
     assert min(contrast(dark, ground) for ground in DARK) >= 3
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_run_looks_like_what_is_wrong(dark: bool) -> None:
+    bad = oklab(linear((look.DARK if dark else look.LIGHT).bad))
+    least = min(float(np.linalg.norm(oklab(linear(pair[dark])) - bad)) for pair in PALETTE)
+    assert least > 0.07
+    angle = np.arctan2(bad[2], bad[1])
+    red = [colour for _, *colour in (oklab(linear(pair[dark])) for pair in PALETTE) if np.hypot(*colour) > 0.15]
+    assert all(abs((np.arctan2(b, a) - angle + np.pi) % (2 * np.pi) - np.pi) > np.radians(30) for a, b in red)
 
 
 def test_grey_can_be_seen_too() -> None:

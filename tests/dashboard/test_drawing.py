@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,14 @@ def test_the_footer_says_what_was_left_out_and_how_the_rest_was_made(run: Pyrami
     ]
     assert parts[5] == "up to event 100,000"
     assert parts[6].startswith("2001-09-")
+
+
+def test_the_footer_names_the_events_of_runs_that_have_values() -> None:
+    some = _curve(_noisy(100))
+    shown = {"a": some, "b": replace(_curve([]), seq=7), "c": replace(some, seq=250)}
+    assert draw(shown).footer.endswith("up to events 100 to 250 of 2 runs")
+    assert draw({"a": some, "b": shown["b"]}).footer.endswith("up to event 100")
+    assert draw({"b": shown["b"]}).footer.endswith("up to event 7")
 
 
 def test_a_summary_says_the_newest_value_the_trend_and_where_values_were_not_finite(run: Pyramid) -> None:

@@ -91,6 +91,24 @@ def test_the_folder_of_a_run_is_a_list_of_one(tmp_path: Path) -> None:
         assert gallery.run(row.id).screen().row.name == "hub 0"
 
 
+def test_of_several_folders_a_title_leaves_out_what_their_paths_share(tmp_path: Path) -> None:
+    for name in ("x/a", "x/b", "y/a", "y/deep/c"):
+        write(tmp_path / "far" / "away" / name)
+    top = tmp_path / "far" / "away"
+
+    def titles(*names: str) -> list[str]:
+        with Gallery([top / name for name in names], tmp_path / "cache") as gallery:
+            rows = gallery.rows()
+            assert [gallery.title(row.id) for row in rows] == [row.name for row in rows]
+            assert all(Path(row.folder).is_absolute() for row in rows)
+            return [row.name for row in rows]
+
+    assert titles("x", "y") == [os.path.join(*one.split("/")) for one in ("x/a", "x/b", "y/a", "y/deep/c")]
+    assert titles("x/a", "x/b") == ["a", "b"]
+    assert titles("y", "y/deep") == [os.path.join("y", "a"), os.path.join("y", "deep", "c")]
+    assert titles("y/a", "y/deep/c") == ["a", os.path.join("deep", "c")]
+
+
 def test_ids_are_of_the_place_and_stay(tmp_path: Path) -> None:
     for top in ("x", "y"):
         write(tmp_path / top / "run")

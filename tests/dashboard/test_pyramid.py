@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asynchub import Journal, MessageHub
+from asynchub import Journal, JsonlLogger, MessageHub
 from asynchub.dashboard.buckets import Buckets, reduce
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.events import Rewound
@@ -38,7 +39,7 @@ def check(pyramid: Pyramid, points: list[Point]) -> None:
 
 
 class _Resumed(NamedTuple):
-    """The run was resumed from a part of what counts."""
+    """The run was resumed from the state after a part of what there is, which may have been abandoned before."""
 
     part: float
 
@@ -82,25 +83,33 @@ class _Played:
 
     def __init__(self, run: Path) -> None:
         self.writer = Writer(run)
-        self.counting: list[tuple[int, Point]] = []
+        self._published: dict[int, Point] = {}
+        self._before: dict[int, int] = {}  # of each event the one that it went on from
+        self._at = 0
 
     def play(self, part: list[Point] | _Resumed | str) -> None:
         """Do one part of it."""
         if isinstance(part, _Resumed):
             to_seq = int(part.part * self.writer.seq)
             self.writer.event(Rewound(to_seq=to_seq))
-            self.counting = [one for one in self.counting if one[0] <= to_seq]
+            self._before[self.writer.seq] = to_seq
+            self._at = self.writer.seq
         elif isinstance(part, str):
             self.writer.begin_segment()
         else:
-            first = self.writer.seq + 1
+            for seq, point in enumerate(part, self.writer.seq + 1):
+                self._published[seq], self._before[seq], self._at = point, self._at, seq
             self.writer.points(part)
-            self.counting += [(first + index, point) for index, point in enumerate(part)]
 
     @property
     def points(self) -> list[Point]:
         """The values that count."""
-        return [point for _, point in self.counting]
+        found: list[Point] = []
+        seq = self._at
+        while seq:
+            found += [self._published[seq]] if seq in self._published else []
+            seq = self._before[seq]
+        return found[::-1]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -288,3 +297,70 @@ def test_a_run_with_snapshots_only_and_one_with_a_log_only_can_be_seen(tmp_path:
         with Pyramid(tmp_path / name, tmp_path / "cache") as pyramid:
             pyramid.update()
             check(pyramid, points)
+
+
+@pytest.mark.parametrize("kept", ["journal", "snapshot", "log"])
+def test_numbers_that_no_double_can_hold_are_infinities_as_values_and_no_epochs(kept: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    hub = MessageHub("run")
+    if kept == "journal":
+        hub.attach(Journal(run / "journal"))
+    if kept == "log":
+        hub.attach(JsonlLogger(run / "metrics.jsonl"))
+    epochs = [3] if kept == "snapshot" else [1, 10**400, math.inf, math.nan, -(10**400), "two", 3]
+    with hub:
+        for hub.step in range(200):
+            hub.update_scalar("loss", 10**400 if hub.step == 150 else -(10**400) if hub.step == 50 else 1)
+            hub.update_scalar("few", 1.0, count=10**400 if hub.step == 70 else 1)
+            if hub.step % 10 == 0 and hub.step // 10 < len(epochs):
+                hub.update_info("epoch", epochs[hub.step // 10])
+        if kept == "snapshot":
+            hub.save(run)
+    with Pyramid(run, tmp_path / "cache") as pyramid:
+        assert not pyramid.update()
+        assert pyramid.problem == ""
+        assert [epoch for _, epoch in pyramid.epochs] == ([3.0] if kept == "snapshot" else [1.0, 3.0])
+        rows = pyramid.rows("loss", 9)
+        assert (pyramid.count("loss"), int(rows.plus_inf.sum()), int(rows.minus_inf.sum())) == (200, 1, 1)
+        assert (pyramid.count("few"), float(pyramid.rows("few", 9).min.min())) == (200, 0.0)
+
+
+def test_an_epoch_that_is_no_number_in_a_snapshot_is_left_out(tmp_path: Path) -> None:
+    hub = MessageHub("run")
+    hub.update_scalar("loss", 1.0)
+    hub.update_info("epoch", 10**400)
+    hub.save(f"{tmp_path}/run/")
+    with Pyramid(tmp_path / "run", tmp_path / "cache") as pyramid:
+        pyramid.update()
+        assert pyramid.problem == ""
+        assert pyramid.epochs == []
+        assert pyramid.count("loss") == 1
+
+
+BAD: list[tuple[str, object]] = [
+    *(("value", "much"), ("value", None), ("count", "many"), ("count", 1.5), ("step", 2**63), ("step", "s")),
+    *(("seq", 2**70), ("seq", -1), ("seq", None), ("time", 10**400), ("time", "NaN"), ("time", None), ("key", [])),
+]
+
+
+def test_lines_of_a_log_that_say_no_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    good = {"event": "ScalarUpdated", "seq": 1, "time": 1e9, "step": 0, "key": "loss", "value": 0.5, "count": 1}
+    lines = [good, *({**good, name: bad} for name, bad in BAD), {**good, "seq": 2, "step": 1}]
+    lines += [{"event": "InfoUpdated", "seq": seq, "time": 1e9, "key": "epoch", "value": 1} for seq in ("x", 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Pyramid(tmp_path, tmp_path / "cache") as pyramid:
+        pyramid.update()
+        assert f"left out {len(BAD)} lines that say no value, the first of key 'loss'" in pyramid.problem
+        assert (pyramid.count("loss"), pyramid.epochs) == (2, [(3, 1.0)])
+
+
+@pytest.mark.parametrize("to_seq", [-1, 2**70, "far", None, 1000])
+def test_a_rewind_to_what_is_no_state_changes_nothing(to_seq: object, tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run")
+    points = [Point("loss", step, 1.0) for step in range(150)]
+    writer.points(points)
+    writer.event(Rewound(to_seq=to_seq))  # type: ignore[arg-type]
+    with Pyramid(tmp_path / "run", tmp_path / "cache") as pyramid:
+        pyramid.update()
+        check(pyramid, points)

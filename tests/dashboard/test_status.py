@@ -73,7 +73,7 @@ def test_a_run_is_seen_to_run_to_be_killed_and_to_go_on(tmp_path: Path) -> None:
             assert view.screen().status.seconds_left is not None
             program.send_signal(signal.SIGKILL)
             program.wait(20)
-            view.update()
+            _until(lambda: _state(view) == "crashed", view)  # it may take a second
             status = view.screen().status
             assert (status.state, status.level) == ("crashed", "bad")
             assert "killed" in status.lines[-1].text

@@ -184,6 +184,8 @@ def test_a_number_never_takes_more_than_ten_columns(value: float) -> None:
         ("gpu/allocated_bytes", 12_884_901_888, "12.0 GiB"),
         ("gpu/allocated_bytes", 512, "512 B"),
         ("wait_s", math.nan, "NaN"),
+        ("wait_s", 1e300, "1e+300 s"),
+        ("wait_bytes", 1e300, "8.882e+284 PiB"),
         ("train/loss", 0.5, "0.5000"),
     ],
 )
@@ -191,9 +193,24 @@ def test_the_end_of_a_key_names_the_unit(key: str, value: float, text: str) -> N
     assert format_quantity(key, value) == text
 
 
+def test_an_integer_that_no_double_can_hold_is_huge_whatever_its_unit() -> None:
+    for key in ("wait_s", "wait_bytes", "train/loss"):
+        assert [format_quantity(key, value) for value in (10**400, -(10**5000))] == ["huge", "huge"]
+    assert format_duration(10**5000) == "huge days"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0:00"), (41.6, "0:42"), (3723, "1:02:03"), (172800 + 3 * 3600, "2d 03h"), (-1.0, "0:00")],
+    [
+        (0.0, "0:00"),
+        (41.6, "0:42"),
+        (3723, "1:02:03"),
+        (172800 + 3 * 3600, "2d 03h"),
+        (-1.0, "0:00"),
+        (float("nan"), "NaN"),
+        (float("inf"), "+inf"),
+        (1e300, "1.157e+295 days"),
+    ],
 )
 def test_a_duration_is_shown_as_people_write_it(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
@@ -203,6 +220,7 @@ def test_a_duration_is_shown_as_people_write_it(seconds: float, text: str) -> No
     ("event", "text"),
     [
         (ParameterChangeRequested(name="lr", value=0.01, author="ann"), "lr = 0.01 requested by ann"),
+        (ParameterChangeRequested(name="lr", value=10**5000), "lr = a huge integer requested"),
         (
             RequestRefused(step=3, request="CheckpointRequested", request_seq=1, error="no space"),
             "checkpoint refused at step 3: no space",

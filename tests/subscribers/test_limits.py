@@ -14,7 +14,7 @@ import pytest
 from asynchub.errors import ArgumentError, PatternError, StateDictError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
-from asynchub.requests import Decided, StopRequested
+from asynchub.requests import Decided, Paused, PauseEnded, StopRequested
 from asynchub.subscribers.limits import MaxSteps, Timer, TrainingTime, seconds_of
 from asynchub.testing import Drive, drive
 from tests.subscribers.observing import START, stamped
@@ -92,10 +92,54 @@ def test_it_stops_before_a_moment_whenever_training_began() -> None:
 
 
 def test_the_decision_is_said_once() -> None:
-    answers = drive(Timer(2), ticks(9))
-    assert [type(one) for one in answers] == [Decided, StopRequested]
-    assert isinstance(answers[0], Decided)
-    assert (answers[0].verdict, answers[0].reason) == ("stop", "trained for 2 s of 2 s")
+    _, decided, asked = drive(Timer(2), ticks(9))
+    assert isinstance(decided, Decided)
+    assert isinstance(asked, StopRequested)
+    assert (decided.verdict, decided.reason) == ("stop", "trained for 2 s of 2 s")
+
+
+def test_a_pause_is_no_training() -> None:
+    events = ticks(40)
+    for index, event in ((5, Paused(seconds=60.0)), (15, PauseEnded(seconds=10.0)), (16, Paused(seconds=1.0))):
+        events[index] = event.stamped(index + 1, START + index, index)
+    events[18] = PauseEnded(seconds=2.0).stamped(19, START + 18, 18)
+    assert stops(Timer(10), events) == [(22, "trained for 10 s of 10 s")]
+    assert stops(Timer(until=START + 8), events)[0][0] == 8  # a moment comes all the same
+
+
+def test_a_run_that_is_split_amid_a_pause_stops_where_one_does_that_was_not() -> None:
+    events = ticks(40)
+    for index, event in ((5, Paused(seconds=60.0)), (15, PauseEnded(seconds=10.0))):
+        events[index] = event.stamped(index + 1, START + index, index)
+    for split in range(21):
+        first = Timer(10)
+        driven = Drive(first)
+        for event in events[:split]:
+            driven.send(event)
+        assert stops(saved_and_loaded(first, Timer(10)), events[split:])[0][0] == 20 - split, f"split at {split}"
+
+
+def test_who_was_saved_amid_a_pause_and_goes_on_later_trains() -> None:
+    timer = Timer(10)
+    driven = Drive(timer)
+    for event in (*ticks(5), Paused(seconds=60.0).stamped(6, START + 5, 5)):
+        driven.send(event)
+    assert timer.elapsed == 5.0
+    resumed = saved_and_loaded(timer, Timer(10))
+    now = time.time()
+    later = [event.stamped(100 + second, now + second, second) for second, event in enumerate(ticks(20))]
+    assert stops(resumed, later)[0][0] in (4, 5, 6)  # the load was a moment before `now`
+
+
+def test_who_is_entered_again_amid_a_pause_trains() -> None:
+    timer = Timer(1000)
+    driven = Drive(timer)
+    driven.send(Paused(seconds=60.0).stamped(1, START, 1))
+    driven.close()
+    driven = Drive(timer)
+    for event in ticks(5):
+        driven.send(event)
+    assert timer.elapsed == 4.0
 
 
 def test_the_time_that_remains_can_be_asked_for() -> None:
@@ -228,6 +272,63 @@ def test_an_update_over_no_samples_ends_no_epoch() -> None:
     assert stops(MaxSteps(max_epochs=2, on="val/loss"), events) == [(3, "epoch 2 of 2 is reached")]
 
 
+# --- limits that are said
+
+
+def limits(subscriber: Any, events: list[Event]) -> list[tuple[str, float | None, float | None, str]]:
+    return [
+        (one.verdict, one.best, one.value, one.reason)
+        for one in drive(subscriber, events)
+        if isinstance(one, Decided) and one.verdict != "stop"
+    ]
+
+
+def test_a_limit_is_said_once_as_the_run_begins() -> None:
+    assert limits(MaxSteps(50), ticks(9)) == [("step_limit", 50.0, None, "stops at step 50")]
+    assert limits(MaxSteps(50, max_epochs=1), ticks(9)) == [
+        ("step_limit", 50.0, None, "stops at step 50"),
+        ("epoch_limit", 1.0, 0.0, "stops when 1 epoch is done"),
+    ]
+    counted = MaxSteps(max_epochs=3, on="val/loss")
+    (said,) = limits(counted, [ScalarUpdated(key="val/loss", value=1.0)])
+    assert said == ("epoch_limit", 3.0, None, "stops when 3 epochs are done, counted by val/loss")
+    time_limit, deadline = limits(Timer(50, until=START + 90, margin=5), ticks(9))
+    assert time_limit == ("time_limit", 45.0, 0.0, "stops when it has trained for 50 s, 5 s before it")
+    assert deadline[:3] == ("deadline", START + 85, None)
+    assert deadline[3].endswith(", 5 s before it")
+
+
+def test_a_resumed_one_says_its_limits_only_if_they_are_others() -> None:
+    for make, other in ((lambda: MaxSteps(50), MaxSteps(60)), (lambda: Timer(50), Timer(60))):
+        first = make()
+        drive(first, ticks(3))
+        assert limits(saved_and_loaded(first, make()), ticks(3)) == []
+        (said,) = limits(saved_and_loaded(first, other), ticks(3))
+        assert said[1] == 60.0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: MaxSteps(10**400), lambda: MaxSteps(max_epochs=10**400), lambda: Timer(1e300), lambda: Timer(until=1e300)],
+)
+def test_a_limit_that_nothing_reaches_is_not_said(make: Any) -> None:
+    assert drive(make(), ticks(3)) == []
+
+
+def test_a_moment_that_no_calendar_has_is_said_all_the_same() -> None:
+    (said,) = limits(Timer(until=1e15), ticks(3))
+    assert said[1:] == (1e15, None, "stops at 1e+15 s since 1970")
+
+
+@pytest.mark.parametrize(
+    ("make", "state"), [(lambda: Timer(9), {"elapsed": 3.0, "last": START}), (lambda: MaxSteps(9), {"epochs": 3})]
+)
+def test_a_state_of_an_earlier_version_is_taken(make: Any, state: Any) -> None:
+    rule = make()
+    rule.load_state_dict(state)
+    assert rule.state_dict().items() >= state.items()
+
+
 # --- arguments and states
 
 
@@ -267,7 +368,16 @@ def test_a_limit_that_is_none_is_refused(arguments: Any, error: type[Exception])
 
 @pytest.mark.parametrize(
     "state",
-    [{"elapsed": -1.0, "last": None}, {"elapsed": float("inf"), "last": None}, {"elapsed": 1.0}, {"epochs": "3"}],
+    [
+        {"elapsed": -1.0, "last": None},
+        {"elapsed": float("inf"), "last": None},
+        {"elapsed": 1.0},
+        {"epochs": "3"},
+        {"elapsed": 1.0, "last": None, "epochs": 3, "said": {"deadline": "soon"}},
+        {"elapsed": 1.0, "last": None, "epochs": 3, "said": {"deadline": float("nan")}},
+        {"elapsed": 1.0, "last": None, "epochs": 3, "said": {3: 1.0}},
+        {"elapsed": 1.0, "last": None, "epochs": "3", "said": [], "paused": 1},
+    ],
 )
 def test_a_damaged_state_is_refused_and_leaves_no_trace(state: Any) -> None:
     for subscriber in (Timer(5), MaxSteps(max_epochs=3)):

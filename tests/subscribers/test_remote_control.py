@@ -297,7 +297,7 @@ def test_something_else_with_the_same_id_is_refused(run: Steered) -> None:
         written(run, ParameterChangeRequested(id="a", name="lr", value=0.5)),
         written(run, ParameterChangeRequested(id="a", name="lr", value=0.6)),
     )
-    assert run.settle_until(RequestRefused)[0].error == "its id was that of another request"
+    assert run.settle_until(RequestRefused)[0].error == "its id was that of another request (lr = 0.6)"
     assert run.rates["lr"] == 0.5
 
 

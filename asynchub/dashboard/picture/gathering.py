@@ -169,14 +169,13 @@ def made(found: Gathered, views: Sequence[RunView], wanted: Wanted, pixels: int,
     if one is None:
         return _of_several(found, panels, alerts, notes, wanted)
     status = one.status
-    why = "Why it ended" if status.state in ("stopped", "finished", "crashed") else "Why it will stop"
     return Sheet(
         title=one.row.name,
         state=Line(status.word, status.level),
         facts=(
             ("How far it is", status.lines),
-            (why, one.stops),
-            ("What limits its speed", one.speed),
+            (one.stops_head, one.stops),
+            (one.speed_head, one.speed),
         ),
         alerts=(*one.alerts, *alerts),
         runs=(one.row,),

@@ -24,6 +24,11 @@ except ImportError as error:
 __all__ = ("watch",)
 
 
+def _print(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
 def watch(
     runs: Sequence[Path],
     *,
@@ -32,7 +37,7 @@ def watch(
     patterns: Sequence[str] = (),
     interval: float = 0.2,
     cache: Path | None = None,
-    write: Callable[[str], object] = print,
+    write: Callable[[str], object] = _print,
 ) -> int:
     """Show runs in this terminal until somebody leaves; without a terminal, in plain lines until they end.
 

@@ -128,7 +128,7 @@ class Confirm(_Dialog):
             yield Static(_text("Reason (is written down):", look, "plain"))
             yield Input(id="reason", max_length=500)
             yield Static(_text("", look, "bad"), id="wrong")
-            yield Static(_text("Enter: do it    Tab: next field    Esc: leave it", look, "quiet"))
+            yield Static(_text("Enter: next field, then do it    Esc: leave it", look, "quiet"))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Confirm at Enter; in a field before the last one, go to the next."""

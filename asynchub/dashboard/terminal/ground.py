@@ -15,8 +15,8 @@ import time
 __all__ = ("is_dark",)
 
 ASK = b"\x1b]11;?\x1b\\\x1b[c"
-PATIENCE = 0.5
-"""Seconds to wait for an answer at most."""
+PATIENCE = 2.0
+"""Seconds to wait for an answer at most: one that came later would be taken for keys."""
 COLOUR = re.compile(rb"\x1b\]11;rgba?:([0-9a-fA-F]+)/([0-9a-fA-F]+)/([0-9a-fA-F]+)")
 KIND = re.compile(rb"\x1b\[\?[0-9;]*c")
 LIGHT_NUMBERS = {"7", "15"}
@@ -24,7 +24,7 @@ LIGHT_NUMBERS = {"7", "15"}
 
 
 def is_dark() -> bool:
-    """Return whether the ground is dark. Waits half a second at most."""
+    """Return whether the ground is dark. Waits two seconds at most, where nothing answers."""
     answer = _asked()
     found = COLOUR.search(answer)
     if found is not None:

@@ -95,8 +95,12 @@ class Tail:
             self._take(events)
             if not self._over:
                 anyio.run(self._follow, since)
-        except (AsyncHubError, OSError) as error:
-            self.problem = clean(str(error))
+        except Exception as error:  # whatever it is, it is shown in place of the events
+            self._ends(error)
+
+    def _ends(self, error: Exception) -> None:
+        known = isinstance(error, AsyncHubError | OSError)
+        self.problem = clean(str(error) if known else f"{type(error).__name__}: {error}")
 
     def _take(self, events: Sequence[Event]) -> None:
         self.events.extend(events)
@@ -105,9 +109,13 @@ class Tail:
     async def _follow(self, since: int) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._watch, group.cancel_scope)
-            async with aclosing(follow(self._run, *self._patterns, since=since)) as events:
-                async for event in events:
-                    self._take((event,))
+            try:
+                async with aclosing(follow(self._run, *self._patterns, since=since)) as events:
+                    async for event in events:
+                        self._take((event,))
+            except (AsyncHubError, OSError) as error:
+                self._ends(error)
+                group.cancel_scope.cancel()
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         while not self._over:

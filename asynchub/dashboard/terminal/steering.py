@@ -15,7 +15,6 @@ from asynchub.dashboard.terminal.dialogs import Answer
 from asynchub.dashboard.terminal.keys import may
 from asynchub.errors import ArgumentError
 from asynchub.requests import ParameterChangeRequested, Request
-from asynchub.subscribers.display import format_number
 
 __all__ = ("Question", "confirmation", "send")
 
@@ -72,11 +71,9 @@ def confirmation(letter: str, screen: Screen, allowed: Allowed) -> Question:
 
 
 def _bounds(one: Steerable) -> str:
-    parts = [one.name]
-    if one.value is not None:
-        parts.append(f"is {format_number(one.value)}")
+    parts = [one.name if one.value is None else f"{one.name} is {one.value:g}"]
     if one.low is not None or one.high is not None:
-        low, high = ("any" if bound is None else format_number(bound) for bound in (one.low, one.high))
+        low, high = ("anything" if bound is None else f"{bound:g}" for bound in (one.low, one.high))
         parts.append(f"from {low} to {high}")
     return ", ".join(parts) + (f": {one.note}" if one.note else "")
 

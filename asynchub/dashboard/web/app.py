@@ -154,7 +154,7 @@ class _Api:
     async def curves(self, request: Request) -> Any:
         """Answer with curves."""
         wanted = curves_wanted(as_json(await request.body()))
-        message = await self._read(wanted.runs, self._encoded, wanted)
+        message = await self._read(wanted.runs, self._encoded, wanted, whole=False)
         return Response(message, media_type="application/octet-stream")
 
     def _encoded(self, wanted: CurvesWanted) -> bytes:
@@ -168,7 +168,7 @@ class _Api:
             raise ArgumentError(f"runs, a list of ids, and a rule, as text, are wanted, got {fields!r:.200}")
         deadline = time.monotonic() + WHAT_IF_SECONDS
         while True:
-            answer: dict[str, Any] = await self._read(runs, self._source.try_rule, runs, rule)
+            answer: dict[str, Any] = await self._read(runs, self._source.try_rule, runs, rule, whole=False)
             if not answer.get("waiting") or time.monotonic() > deadline:
                 return answer
             await asyncio.sleep(LOOK_AGAIN)
@@ -201,11 +201,13 @@ class _Api:
             raise HTTPException(503, f"{MOST_SOCKETS} pages look at this server already: close one of them")
         return {"ticket": self._tokens.new_ticket(request.scope[ROLE])}
 
-    async def _read(self, runs: Sequence[str], function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a function says of some runs, once these are up to date."""
+    async def _read(
+        self, runs: Sequence[str], function: Callable[..., Any], *arguments: Any, whole: bool = True
+    ) -> Any:
+        """Return what a function says of some runs, once these, or their curves only, are up to date."""
 
         def read() -> Any:
-            self._source.fresh(runs)
+            self._source.fresh(runs, whole=whole)
             return function(*arguments)
 
         return await self._worker.call(read)

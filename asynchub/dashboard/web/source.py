@@ -14,9 +14,11 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 from asynchub.dashboard.curves import Curve, curves
 from asynchub.dashboard.drawing import draw
+from asynchub.dashboard.filtering import parse_filter, unknown_names
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import Asked, KeyRow, Mark, RunRow, Screen
 from asynchub.dashboard.web.recent import Recent
@@ -99,6 +101,14 @@ class Runs(Protocol):
     def problem(self) -> str:
         """What is wrong with them, in words."""
 
+    @property
+    def colours_problem(self) -> str:
+        """Why their colours cannot be kept, in words."""
+
+    @property
+    def unread(self) -> int:
+        """Of how many nothing was read yet."""
+
     def update(self, seconds: float = float("inf")) -> bool:
         """Take what has come; return whether there is more."""
 
@@ -107,6 +117,15 @@ class Runs(Protocol):
 
     def run(self, row_id: str) -> OneRun:
         """Return one of them."""
+
+    def pyramid(self, row_id: str) -> Pyramid:
+        """Return the curves of one."""
+
+    def title(self, row_id: str) -> str:
+        """Return what one is called."""
+
+    def is_behind(self, row_id: str) -> bool:
+        """Return whether there is more to take of one."""
 
     def close(self) -> None:
         """Let go of them."""
@@ -138,6 +157,7 @@ class Source:
         self._what_if = what_if
         self._remote = remote
         self._updated = 0.0
+        self._waited_for: WeakSet[object] = WeakSet()
         self._curves = Recent(MOST_BYTES)
         self._charts = Recent(MOST_BYTES)
 
@@ -147,21 +167,25 @@ class Source:
         self._updated = time.monotonic()
         return more
 
-    def fresh(self, runs: Iterable[str] = ()) -> None:
+    def fresh(self, runs: Iterable[str] = (), *, whole: bool = True) -> None:
         """Take what has come, unless that was done a moment ago, and of runs that nobody has looked at, the most of it.
 
         Args:
             runs: row ids of those that are asked for; unknown ones are passed over.
+            whole: whether they are asked for all there is of them, or for their curves only.
         """
-        views = []
+        new = []
         for run in runs:
             with contextlib.suppress(LookupError):
-                views.append(self.runs.run(run))
-        new = [view for view in views if not view.pyramid.seq]
+                one: object = self.runs.run(run) if whole else self.runs.pyramid(run)
+                if one not in self._waited_for:
+                    self._waited_for.add(one)
+                    new.append(run)
         deadline = time.monotonic() + OPENING
         if new or time.monotonic() - self._updated > FRESH:
-            while self.update() and new and time.monotonic() < deadline:
-                pass
+            self.update()
+        while time.monotonic() < deadline and any(self.runs.is_behind(run) for run in new):
+            self.update()
 
     # --- texts
 
@@ -172,11 +196,17 @@ class Source:
             ArgumentError: the filter is malformed.
         """
         now = time.time()
-        rows = self.runs.rows(filter, now)
+        test = parse_filter(filter)
+        every = self.runs.rows("", now)
+        rows = [row for row in every if test(row)]
+        unread = self.runs.unread
+        unknown = "" if unread else unknown_names(test, every)
+        problems = [problem for problem in (unknown, self.runs.problem, self.runs.colours_problem) if problem]
         return {
             "time": now,
             "folder": one_line(", ".join(os.fspath(folder) for folder in self.runs.folders)),
-            "problem": self.runs.problem,
+            "problem": one_line("; ".join(problems)),
+            "note": _of_unread(unread, bool(filter.strip())),
             "role": role,
             "allow": list(self.steering.rules) if role == "steer" else [],
             "what_if": self._what_if is not None,
@@ -222,7 +252,7 @@ class Source:
         """
         if self._what_if is None:
             raise LookupError("this server tries no rules")
-        return self._what_if({run: self.runs.run(run).pyramid for run in runs}, rule)
+        return self._what_if({run: self.runs.pyramid(run) for run in runs}, rule)
 
     # --- steering
 
@@ -237,7 +267,7 @@ class Source:
         """
         run, request = request_of(fields, self.steering.author)
         self.steering.check(request)
-        folder = self.runs.run(run).pyramid.folder
+        folder = self.runs.pyramid(run).folder
         if self._ask is None:
             raise LookupError("nothing can be asked here")
         return asdict(self._ask(folder, request))
@@ -256,17 +286,17 @@ class Source:
         """Return the curves of a run, and how they are sent, by key."""
         query = (run, replace(wanted, runs=(), log=False, fit_all=False, pixels=None))
         try:
-            view = self.runs.run(run)
+            pyramid = self.runs.pyramid(run)
         except LookupError as error:
             return self._nothing(run, wanted, str(error.args[0]))
-        version = (view, view.pyramid.seq)
+        version = (pyramid, pyramid.seq)
         if (kept := self._curves.get(query, version)) is not None:
             return kept  # type: ignore[no-any-return]  # it is what is put there below
         before: _Parts = self._curves.last(query) or {}
-        stamps = {key: _stamp(view, key, wanted.axis) for key in wanted.keys}
+        stamps = {key: _stamp(pyramid, key, wanted.axis) for key in wanted.keys}
         changed = [key for key in wanted.keys if key not in before or before[key].stamp != stamps[key]]
         try:
-            found = _curves(view.pyramid, changed, wanted) if changed else []
+            found = _curves(pyramid, changed, wanted) if changed else []
         except (AsyncHubError, OSError) as error:
             return self._nothing(run, wanted, str(error))
         seq = version[1]
@@ -304,7 +334,15 @@ class Source:
 
     def _names(self, runs: Mapping[str, Any]) -> dict[str, str]:
         """Return how runs are called, if there are several."""
-        return {run: self.runs.run(run).row().name for run in runs} if len(runs) > 1 else {}
+        return {run: self.runs.title(run) for run in runs} if len(runs) > 1 else {}
+
+
+def _of_unread(unread: int, filtered: bool) -> str:
+    """Return in words that runs are not read yet, or ""."""
+    if not unread:
+        return ""
+    runs = "1 run is" if unread == 1 else f"{unread:,} runs are"
+    return f"{runs} not read yet" + (": the filter knows only their names" if filtered else "")
 
 
 def _curves(run: Pyramid, keys: Sequence[str], wanted: CurvesWanted) -> list[Curve]:
@@ -320,11 +358,10 @@ def _curves(run: Pyramid, keys: Sequence[str], wanted: CurvesWanted) -> list[Cur
     )
 
 
-def _stamp(view: OneRun, key: str, axis: str) -> tuple[Any, ...]:
+def _stamp(run: Pyramid, key: str, axis: str) -> tuple[Any, ...]:
     """Return what is another one if there is something new about a curve."""
-    run = view.pyramid
     epochs = len(run.epochs) if axis == "epoch" else 0
-    return view, run.count(key), len(run.rewinds), run.base, epochs
+    return run, run.count(key), len(run.rewinds), run.base, epochs
 
 
 def _read_until(part: _Part, seq: int) -> _Part:

@@ -110,7 +110,8 @@ class Looked:
         page: playwright's.
         faults: errors and warnings on its console.
         asked: addresses that it asked.
-        heard: the newest drawing of each key, and the newest series of each key and run, as they came.
+        drawings: the newest chart of each key, as it came.
+        messages: of curves, that have come.
     """
 
     def __init__(self, page: Any) -> None:
@@ -160,14 +161,9 @@ class Looked:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def settled(self) -> None:
-        """Wait until curves have come for what was asked last, and are drawn."""
-        self.page.wait_for_timeout(60)
-        quiet, seen = time.monotonic(), self.messages
-        deadline = quiet + WAIT
-        while time.monotonic() < quiet + 0.35 and time.monotonic() < deadline:
-            self.page.wait_for_timeout(30)
-            if self.messages != seen:
-                quiet, seen = time.monotonic(), self.messages
+        """Wait until the charts are those that were asked for last."""
+        self.frames()
+        self.until(lambda: self.page.locator("#charts").get_attribute("aria-busy") == "false")
         self.frames()
 
     def plot(self, key: str) -> Plot:

@@ -62,7 +62,11 @@ def test_no_text_of_others_is_run_or_asked_for(browser: Any, tmp_path: Any) -> N
         assert page.evaluate("document.documentElement.dataset.hit") is None
         assert page.evaluate("Object.keys(Object.prototype).length") == 0
         assert page.evaluate("document.querySelectorAll('#asynchub :is(img, iframe, script)').length") == 0
-        assert "\x1b" not in page.content()
+        assert "\x1b" not in page.evaluate("document.body.innerText")
+        unseen = (
+            "[...document.querySelectorAll('[title], [aria-label]')].map((one) => one.title + one.ariaLabel).join('')"
+        )
+        assert "\x1b" not in page.evaluate(unseen)
         assert {url.partition("//")[2].partition("/")[0] for url in looked.asked} == {f"127.0.0.1:{served.port}"}
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert looked.faults == []
@@ -111,6 +115,8 @@ def test_every_action_can_be_reached_by_keyboard(browser: Any, served: Served) -
         for key, said in keys.items():
             page.keyboard.press(key)
             looked.until(lambda said=said: said in page.url)
+            looked.until(lambda: looked.drawings["train/loss"]["series"][0]["axis"] == "time")
+            looked.frames()
         page.keyboard.press("z")
         looked.until(lambda: "range=" not in page.url)
         page.keyboard.press("2")

@@ -46,6 +46,7 @@ class Terminal:
         self.output = b""
         self.file = file
         self._colour = colour
+        self._asked = False
         self._status: int | None = None
 
     def press(self, keys: bytes) -> None:
@@ -69,11 +70,10 @@ class Terminal:
             data = os.read(self.file, 65_536)
         except OSError:  # it has ended
             return b""
-        if b"\x1b]11;?" in data and self._colour:  # it asks for the colour of the ground
-            os.write(self.file, b"\x1b]11;rgb:" + self._colour + b"\x1b\\")
-        if b"\x1b[c" in data:
-            os.write(self.file, b"\x1b[?62;22c")
         self.output += data
+        if not self._asked and b"\x1b[c" in self.output:  # what colour its ground has, and of what kind it is
+            self._asked = True
+            os.write(self.file, (b"\x1b]11;rgb:" + self._colour + b"\x1b\\" if self._colour else b"") + b"\x1b[?62;22c")
         return data
 
     def rest(self) -> None:

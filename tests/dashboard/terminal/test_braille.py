@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -39,12 +39,14 @@ def dots_in(letters: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return found
 
 
+@settings(max_examples=50)
 @given(st.lists(st.booleans(), min_size=HEIGHT * WIDTH, max_size=HEIGHT * WIDTH))
 def test_letters_have_the_dots_that_they_are_made_of(flags: list[bool]) -> None:
     dots = np.array(flags).reshape(HEIGHT, WIDTH)
     assert (dots_in(letters_of(dots)) == dots).all()
 
 
+@settings(max_examples=50)
 @given(strokes)
 def test_a_range_has_every_dot_from_its_top_to_its_bottom(parts: list[tuple[int, int, int, int]]) -> None:
     stroke = stroke_of(parts)
@@ -63,6 +65,7 @@ def test_a_range_has_every_dot_from_its_top_to_its_bottom(parts: list[tuple[int,
     assert (found.ends == ends).all()
 
 
+@settings(max_examples=50)
 @given(strokes)
 def test_a_line_goes_through_every_mean_and_is_whole_but_for_the_breaks(parts: list[tuple[int, int, int, int]]) -> None:
     stroke = stroke_of(parts)
@@ -97,12 +100,14 @@ def test_a_line_goes_through_every_mean_and_is_whole_but_for_the_breaks(parts: l
     assert not any(len(reached[column]) for column in outside)
 
 
+@settings(max_examples=50)
 @given(strokes, st.integers(0, 3))
 def test_a_dashed_line_is_part_of_the_whole_one(parts: list[tuple[int, int, int, int]], dash: int) -> None:
     found = dots_of(stroke_of(parts), LINES, LETTERS, dash)
     assert (found.line == found.path & np.resize(DASHES[dash], WIDTH)).all()
 
 
+@settings(max_examples=50)
 @given(st.lists(strokes, max_size=3), st.booleans())
 def test_the_ends_of_every_stroke_and_every_line_are_seen_whatever_lies_over_them(
     curves: list[list[tuple[int, int, int, int]]], grounds: bool

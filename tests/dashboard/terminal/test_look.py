@@ -6,7 +6,7 @@ import io
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -37,12 +37,14 @@ def test_text_of_a_run_has_no_control_characters_and_turns_nothing_round(text: s
     assert line.cell_length == cell_len(line.text) == 30
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=60), st.integers(0, 40))
 def test_text_that_is_cut_is_no_wider_than_it_may_be(text: str, width: int) -> None:
     assert columns_of(cut(clean(text), width)) <= width
     assert cell_len(narrow(text)) == len(narrow(text))
 
 
+@settings(max_examples=50)
 @given(st.lists(st.text(max_size=30), max_size=4), st.integers(1, 50), st.booleans())
 def test_a_line_is_as_wide_as_it_says(texts: list[str], width: int, letters: bool) -> None:
     line = strip_of([(clean(text), PLAIN) for text in texts], width, Look(letters=letters))
@@ -51,6 +53,7 @@ def test_a_line_is_as_wide_as_it_says(texts: list[str], width: int, letters: boo
     assert letters or line.text.isascii()
 
 
+@settings(max_examples=50)
 @given(st.text(alphabet="ab c\u65e5", max_size=80), st.integers(2, 30), st.integers(1, 3))
 def test_wrapped_text_is_the_text_in_lines(text: str, width: int, most: int) -> None:
     lines = wrapped(text, width, most)

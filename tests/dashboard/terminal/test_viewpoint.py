@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynchub.dashboard.terminal.layout import laid_out
@@ -12,6 +12,7 @@ from asynchub.dashboard.terminal.viewpoint import NARROWEST, Trail, Viewpoint
 extents = st.tuples(st.integers(-100, 1000), st.integers(20, 10**7)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
+@settings(max_examples=50)
 @given(extents, st.lists(st.sampled_from("+-hlfgz"), max_size=40))
 def test_whatever_is_pressed_what_is_seen_is_within_the_run(extent: tuple[int, int], pressed: list[str]) -> None:
     low, high = extent
@@ -35,6 +36,7 @@ def test_whatever_is_pressed_what_is_seen_is_within_the_run(extent: tuple[int, i
         assert trail.view.unseen(high) == (0 if trail.view.follow or trail.view.start is None else high - last)
 
 
+@settings(max_examples=50)
 @given(extents, st.integers(1, 1000))
 def test_what_follows_moves_on_with_the_run_and_what_does_not_stays(extent: tuple[int, int], grown: int) -> None:
     low, high = extent
@@ -86,6 +88,7 @@ def test_undo_goes_back_one_change_and_undo_of_a_zoom_leaves_the_others() -> Non
     assert trail.view.chart == 399, "a hundred changes can be undone"
 
 
+@settings(max_examples=50)
 @given(
     st.integers(1, 300),
     st.integers(1, 120),

@@ -7,7 +7,7 @@
  * Edges: what reaches beyond the chart is cut at its edge; that it does is said by the carets of the drawing.
  */
 
-import type { Series } from "./wire";
+import type { Series, Values } from "./wire";
 
 /** From values to pixels of the device. */
 export interface Scale {
@@ -29,6 +29,8 @@ export interface Look {
   line: number;
   /** How opaque strokes are; 0 for none. */
   strokes: number;
+  /** How opaque the line is. */
+  opaque: number;
 }
 
 export function xOf(scale: Scale, value: number): number {
@@ -124,18 +126,21 @@ export function drawLine(ctx: CanvasRenderingContext2D, series: Series, scale: S
   const smooth = series.smooth;
   const line = smooth ?? series.mean;
   const [top, bottom] = [scale.top - 4 * look.line, scale.top + scale.height + 4 * look.line];
-  const sparse = (to - from) * 7 * ratio < scale.width;
+  const sparse = series.single && (to - from) * 7 * ratio < scale.width;
   const dots: number[] = [];
   // along the axis, not along the line: of a noisy line dashes would be dust. Where the line is all that there is, a
-  // spike must not fall between two dashes
-  const dashes = series.single ? null : new Dashes(look.dash, scale.left);
+  // spike must not fall between two dashes; where points are far apart, dashes are shorter than the way between them
+  const isDense = !series.single && (to - from) * 3 * ratio > scale.width;
+  const dashes = isDense ? new Dashes(look.dash, scale.left) : null;
+  // several buckets to a pixel have one point: their mean; what they reach, the strokes show
+  const each = series.single ? 1 : Math.max(1, Math.floor((to - from) / scale.width));
   ctx.beginPath();
   let [before, alone, last] = [false, false, Number.NEGATIVE_INFINITY];
   let [px, py] = [0, 0];
-  for (let row = from; row < to; row++) {
+  for (let row = from; row < to; row += each) {
     const x = middle(series, row);
-    const value = line[row]!;
-    if (Number.isNaN(value) || Number.isNaN(x) || (series.bad[row]! > 0 && Number.isNaN(series.low[row]!))) {
+    const value = each === 1 ? line[row]! : meanOf(line, row, Math.min(to, row + each));
+    if (Number.isNaN(value) || Number.isNaN(x) || (each === 1 && series.bad[row]! > 0 && Number.isNaN(series.low[row]!))) {
       if (alone) dots.push(px, py);
       [before, alone] = [false, false];
       continue;
@@ -151,7 +156,7 @@ export function drawLine(ctx: CanvasRenderingContext2D, series: Series, scale: S
     const isOn = dashes === null || dashes.on(px);
     if (before && isOn) ctx.lineTo(px, py);
     else ctx.moveTo(px, py);
-    if (sparse && series.single) dots.push(px, py);
+    if (sparse) dots.push(px, py);
     alone = !before;
     before = true;
   }
@@ -159,11 +164,25 @@ export function drawLine(ctx: CanvasRenderingContext2D, series: Series, scale: S
   ctx.strokeStyle = look.colour;
   ctx.lineWidth = look.line;
   ctx.lineJoin = "round";
-  ctx.setLineDash(series.single ? look.dash : []);
+  ctx.setLineDash(isDense ? [] : look.dash);
+  ctx.globalAlpha = look.opaque;
   ctx.stroke();
+  ctx.globalAlpha = 1;
   ctx.setLineDash([]);
   if (dots.length) drawDots(ctx, dots, look, Math.max(look.line * 1.2, 2 * ratio));
   if (smooth && series.single) drawRaw(ctx, series, scale, look, from, to);
+}
+
+/** Returns the mean of what is finite among some numbers; NaN if nothing is. */
+function meanOf(numbers: Values, from: number, to: number): number {
+  let [sum, count] = [0, 0];
+  for (let at = from; at < to; at++) {
+    const number = numbers[at]!;
+    if (Number.isNaN(number)) continue;
+    sum += number;
+    count += 1;
+  }
+  return count ? sum / count : Number.NaN;
 }
 
 /** Tells where a dashed line is drawn, by the place on the axis. */

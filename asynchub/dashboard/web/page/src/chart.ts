@@ -315,6 +315,7 @@ export class Chart {
       dash: DASHES[run.dash % DASHES.length]!.map((length) => length * unit),
       line: [1, 1.6, 2.2][run.rank]! * (lit ? 1.4 : 1) * unit,
       strokes: dimmed ? strokes / 2 : strokes,
+      opaque: lit ? 1 : run.rank === 0 || dimmed ? 0.55 : 1,
     };
   }
 }

@@ -116,7 +116,9 @@ export interface Screen {
   time: number;
   status: Status;
   stops: Line[];
+  stops_head: string;
   speed: Line[];
+  speed_head: string;
   alerts: Line[];
   charts: ChartFacts[];
   keys: number;

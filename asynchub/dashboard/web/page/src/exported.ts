@@ -62,6 +62,7 @@ export class Exported implements Source {
       fit: new Set(curves.map((one) => one.fit_all)).size > 1,
       smoothing: false,
       whatIf: false,
+      more: Boolean(this.data.keys),
     };
   }
 

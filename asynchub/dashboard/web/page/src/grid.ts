@@ -1,9 +1,10 @@
 /** The charts: the few that matter, then more by a filter. Only those near the window are asked for and drawn. */
 
 import type { ChartListener } from "./chart";
-import type { ChartFacts, KeyRow } from "./contract";
+import type { ChartFacts } from "./contract";
 import { byId, cut, h, morph } from "./dom";
 import { whole } from "./format";
+import type { KeyList } from "./keylist";
 import { Panel } from "./panel";
 
 const MARGIN = "240px";
@@ -85,12 +86,13 @@ export class Grid {
   }
 
   /** Shows further charts, but for those that are there already. */
-  showMore(rows: KeyRow[], total: number, open: boolean, known: number): void {
+  showMore(list: KeyList, open: boolean, known: number): void {
+    const { rows, total, problem } = list;
     const there = new Set(this.first.map((panel) => panel.key));
     const keys = rows.map((row) => row.key).filter((key) => !there.has(key));
     this.more = this.arranged("more-charts", this.more, open ? keys : []);
     const count = open ? `${whole(total)} of ${whole(known)} scalars` : `${whole(known)} ${known === 1 ? "scalar" : "scalars"}`;
-    byId("keys-count").textContent = count;
+    byId("keys-count").textContent = problem ? `▲ ${cut(problem)}` : count;
     byId("more-keys").hidden = !open || rows.length >= total;
     byId("all-keys").textContent = open ? "Close" : "Show all";
   }

@@ -24,7 +24,8 @@ export function headFrame(): HTMLElement[] {
 export function showTop(list: RunList | null, screen: Screen | null, live: boolean, made: string): void {
   const rows = list ? list.rows.length : 0;
   const all = rows + (list?.more ?? 0);
-  const where = list ? `${cut(list.folder, 80)} · ${whole(rows)}${all > rows ? ` of ${whole(all)}` : ""} ${all === 1 ? "run" : "runs"}` : "";
+  const folder = list?.folder ? `${cut(list.folder, 80)} · ` : "";
+  const where = list ? `${folder}${whole(rows)}${all > rows ? ` of ${whole(all)}` : ""} ${all === 1 ? "run" : "runs"}` : "";
   morph(byId("top"), [
     h("h1", { class: "brand" }, logo(), "asynchub"),
     h("span", { class: "where mute" }, where),
@@ -92,8 +93,8 @@ export function showAnswers(screen: Screen | null, said: string): void {
       ...status.lines.map(lineOf),
       row.problem ? h("p", { class: "line bad" }, `▲ ${cut(row.problem, 600)}`) : null,
     ),
-    answer("Why it will stop", screen.stops, "Nothing says so far that it will."),
-    answer("What limits its speed", screen.speed, "Nothing is known of that."),
+    answer(screen.stops_head, screen.stops, "Nothing says so far that it will."),
+    answer(screen.speed_head, screen.speed, "Nothing is known of that."),
   ]);
 }
 

@@ -5,7 +5,9 @@
  * apart but for what an exported page cannot do.
  */
 
+import type { DrawnRun } from "./chart";
 import type { Asked, CurvesWanted, KeyRow, Mark, RunList, RunRow, Screen } from "./contract";
+import { colourNow, greyNow } from "./theme";
 import type { Message } from "./wire";
 
 export interface KeyPage {
@@ -74,4 +76,17 @@ export function drawnRuns(list: RunList | null, main: string, pinned: string[], 
   const ordered = rows.map((row, at) => ({ row, at })).sort((a, b) => rank(a.row) - rank(b.row) || a.at - b.at);
   const drawn = ordered.slice(0, MOST_DRAWN).map(({ row }) => row);
   return [drawn, new Set(drawn.slice(0, Math.max(MOST_COLOURED, pinned.length + 1)).map((row) => row.id))];
+}
+
+/** Returns how runs are drawn, from back to front. */
+export function lookOf(rows: RunRow[], coloured: Set<string>, main: string): DrawnRun[] {
+  return rows
+    .map((row): DrawnRun => ({
+      id: row.id,
+      name: row.name,
+      colour: coloured.has(row.id) ? colourNow(row.colour) : greyNow(),
+      dash: row.colour.dash,
+      rank: row.id === main ? 2 : coloured.has(row.id) ? 1 : 0,
+    }))
+    .reverse();
 }

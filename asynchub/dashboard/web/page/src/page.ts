@@ -7,20 +7,23 @@
  */
 
 import type { DrawnRun } from "./chart";
-import type { CurvesWanted, KeyRow, Mark, RunList, RunRow, Screen } from "./contract";
+import type { CurvesWanted, Mark, RunList, RunRow, Screen } from "./contract";
 import { byId, cut, h } from "./dom";
 import { Dialog } from "./dialogs";
-import { Grid, gridFrame, KEY_PAGE, moreFrame, showNoCharts } from "./grid";
+import { Grid, gridFrame, moreFrame, showNoCharts } from "./grid";
+import { KeyList } from "./keylist";
 import { headFrame, showAlerts, showAnswers, showTop, Speaker } from "./head";
+import { flagsOfMarks, flagsOfTrial } from "./flags";
+import { MarkList } from "./marklist";
 import type { Flag } from "./marks";
-import { drawnRuns, mainRun, type Source, type WhatIf } from "./model";
+import { drawnRuns, lookOf, mainRun, type Source, type WhatIf } from "./model";
 import type { Panel } from "./panel";
 import { Pointing } from "./pointing";
 import { Reach, rounded, widened } from "./reach";
 import { runsFrame, showRuns } from "./runs";
 import { type State, WINDOW } from "./state";
 import { showStory, storyFrame } from "./story";
-import { colourNow, greyNow, palette } from "./theme";
+import { palette } from "./theme";
 import { lineInWords, type Offer, showFollow, showToolbar, toolbarFrame } from "./toolbar";
 import { Curves, type Message } from "./wire";
 
@@ -31,10 +34,10 @@ const MOST_CURVES = 2000;
 const MOST_BUCKETS = 8000;
 const MANY_RUNS = 20;
 const ASK_AFTER = 25;
-const MARKS_AFTER = 300;
 /** Milliseconds of a frame that news may take for drawing, and what the reader has asked for; the rest comes later. */
 const [NEWS, ASKED] = [5, 40];
 const URGENT = 500;
+const NO_RUN = "There is no run here yet. It is shown as soon as there is one.";
 
 export class Page {
   list: RunList | null = null;
@@ -44,26 +47,24 @@ export class Page {
   tried: WhatIf | null = null;
   allAlerts = false;
   source!: Source;
-  offer: Offer = { live: true, axes: ["step", "time", "relative", "epoch"], log: true, fit: true, smoothing: true, whatIf: false };
+  offer: Offer = { live: true, axes: ["step", "time", "relative", "epoch"], log: true, fit: true, smoothing: true, whatIf: false, more: true };
   made = "";
   private readonly curves = new Curves();
   private readonly reach = new Reach();
   private readonly pointing = new Pointing(this);
   private readonly speaker = new Speaker();
   private readonly dirty = new Set<Part>();
-  private marks: Mark[] = [];
-  private keyRows: KeyRow[] = [];
-  private keyTotal = 0;
+  private readonly marks = new MarkList(() => this.change("curves"));
+  private readonly keys = new KeyList();
   private seen: number | null = null;
   private frame = 0;
   private asking = 0;
-  private marking = 0;
-  private listing = 0;
   private asked = "";
   private number = 0;
   private askedKeys: string[] = [];
   private waiting: Panel[] = [];
   private touched = 0;
+  private isAnswered = false;
 
   constructor(readonly state: State) {
     byId("asynchub").append(
@@ -79,6 +80,7 @@ export class Page {
     byId<HTMLInputElement>("keys").value = state.now.keys ?? "";
     state.onChange((now, before) => {
       this.touched = performance.now();
+      this.busy(true);
       if (now.axis !== before.axis || now.run !== before.run || now.filter !== before.filter) this.forget();
       if (now.keys !== before.keys) void this.listKeys(0);
       if (now.follow !== before.follow || now.range !== before.range) this.seen = now.follow ? null : (this.shown?.status.step ?? null);
@@ -89,6 +91,8 @@ export class Page {
 
   start(source: Source): void {
     this.source = source;
+    document.body.classList.toggle("still", !source.live);
+    document.body.classList.toggle("few", !this.offer.more);
     this.change("head", "runs", "tools", "charts", "story");
     source.start();
     this.askSoon();
@@ -133,6 +137,7 @@ export class Page {
       this.askSoon();
       return;
     }
+    this.isAnswered = message.n === this.number || !this.source.live;
     if (message.n === this.number) this.curves.keep(this.askedKeys);
     this.learn();
     this.change("curves");
@@ -154,7 +159,8 @@ export class Page {
     if (range === null) return this.reach.all && widened(this.reach.all);
     const end = this.newest;
     if (!follow || end === null || end <= range[1]) return range;
-    return [range[0] + end - range[1], end];
+    const isFromStart = this.reach.own !== null && range[0] <= this.reach.own[0];
+    return isFromStart ? [range[0], end] : [range[0] + end - range[1], end];
   }
 
   /** Where the newest of the run is that is looked at. */
@@ -204,48 +210,20 @@ export class Page {
   }
 
   decisions(): Mark[] {
-    const known = new Map([...this.marks, ...(this.screen?.marks ?? [])].map((mark) => [mark.seq, mark]));
-    return [...known.values()].sort((a, b) => b.seq - a.seq);
+    return this.marks.all(this.screen);
   }
 
   async listKeys(start: number): Promise<void> {
-    const { keys } = this.state.now;
-    this.listing += 1;
-    const mine = this.listing;
-    if (keys === null) {
-      [this.keyRows, this.keyTotal] = [[], 0];
-    } else if (this.main) {
-      try {
-        const found = await this.source.keys(this.main, keys, start, KEY_PAGE);
-        if (mine !== this.listing) return;
-        this.keyRows = start ? [...this.keyRows.slice(0, start), ...found.rows] : found.rows;
-        this.keyTotal = found.total;
-      } catch (error) {
-        if (mine !== this.listing) return;
-        [this.keyRows, this.keyTotal] = [[], 0];
-        byId("keys-count").textContent = cut((error as Error).message, 200);
-        return;
-      }
-    }
-    this.change("charts");
+    if (await this.keys.list(this.source, this.main, this.state.now.keys, start)) this.change("charts");
   }
 
   moreKeys(): void {
-    void this.listKeys(this.keyRows.length);
+    void this.listKeys(this.keys.rows.length);
   }
 
   /** The runs as they are drawn, from back to front. */
   drawn(): DrawnRun[] {
-    const [rows, coloured] = this.rows;
-    return rows
-      .map((row): DrawnRun => ({
-        id: row.id,
-        name: row.name,
-        colour: coloured.has(row.id) ? colourNow(row.colour) : greyNow(),
-        dash: row.colour.dash,
-        rank: row.id === this.main ? 2 : coloured.has(row.id) ? 1 : 0,
-      }))
-      .reverse();
+    return lookOf(...this.rows, this.main);
   }
 
   private show(): void {
@@ -256,8 +234,13 @@ export class Page {
     const screen = this.shown;
     if (dirty.has("head")) {
       showTop(this.list, screen, this.source.live, this.made);
-      showAnswers(screen, this.list && !this.list.rows.length ? this.list.problem || "There is no run here yet. It is shown as soon as there is one." : "Loading…");
-      showAlerts(screen, this.allAlerts);
+      // of a run that was just chosen nothing is here yet: what there was stands, pale, until it comes
+      byId("answers").classList.toggle("stale", !screen);
+      if (screen || !this.screen || !this.list?.rows.length) {
+        const none = this.list && !this.list.rows.length ? this.list.problem || NO_RUN : "Loading…";
+        showAnswers(screen, none);
+        showAlerts(screen, this.allAlerts);
+      }
       document.title = screen ? `${screen.status.word} · ${cut(screen.row.name, 60)} · asynchub` : "asynchub";
     }
     if (dirty.has("runs")) {
@@ -268,8 +251,8 @@ export class Page {
     if (dirty.has("story")) showStory(screen);
     if (dirty.has("charts")) {
       const line = lineInWords(now);
-      this.grid.show(screen?.charts ?? [], line);
-      this.grid.showMore(this.keyRows, this.keyTotal, now.keys !== null, screen?.keys ?? 0);
+      this.grid.show((screen ?? this.screen)?.charts ?? [], line);
+      this.grid.showMore(this.keys, now.keys !== null, screen?.keys ?? 0);
       this.grid.enlarge(now.large);
       showNoCharts(screen && !screen.charts.length ? "This run has no scalars so far." : "");
       dirty.add("curves");
@@ -278,7 +261,7 @@ export class Page {
       this.waiting = this.grid.near;
       const step = screen?.status.step ?? null;
       if (!now.follow && this.seen === null) this.seen = step;
-      showFollow(now, step === null || this.seen === null ? 0 : Math.max(0, step - this.seen), this.source.live);
+      showFollow(now, step === null || this.seen === null ? 0 : Math.max(0, step - this.seen), this.goesOn(screen));
       this.askSoon();
     }
     this.drawSome();
@@ -293,6 +276,16 @@ export class Page {
       if (panel) this.drawPanel(panel, drawn, flags, colours);
     } while (this.waiting.length && performance.now() - began < (began - this.touched < URGENT ? ASKED : NEWS));
     if (this.waiting.length && !this.frame) this.frame = requestAnimationFrame(() => this.show());
+  }
+
+  /** Whether more may come of a run. */
+  private goesOn(screen: Screen | null): boolean {
+    return this.source.live && ["running", "silent", "stopping", "unknown"].includes(screen?.status.state ?? "");
+  }
+
+  /** Says that the charts are not yet those that were asked for, or that they are. */
+  private busy(is: boolean): void {
+    byId("charts").setAttribute("aria-busy", String(is));
   }
 
   private redraw(panel: Panel): void {
@@ -314,17 +307,10 @@ export class Page {
   }
 
   private flags(): Flag[] {
-    const found: Flag[] = [];
-    for (const mark of this.decisions()) {
-      const x = this.reach.places.place(this.main, mark.step, mark.time);
-      if (x !== null) found.push({ x, label: cut(mark.short, 24), text: `${mark.what} · ${mark.who}`, mark, colour: null });
-    }
-    const colours = new Map(this.drawn().map((run) => [run.id, run.colour]));
-    for (const row of this.tried?.rows ?? []) {
-      const x = row.stop === null ? null : this.reach.places.place(row.run, row.stop, null);
-      if (x !== null) found.push({ x, label: "would stop", text: row.text, mark: null, colour: colours.get(row.run) ?? greyNow() });
-    }
-    return found;
+    return [
+      ...flagsOfMarks(this.decisions(), this.reach.places, this.main),
+      ...flagsOfTrial(this.tried, this.reach.places, this.drawn()),
+    ];
   }
 
   // --- what is asked for
@@ -339,12 +325,13 @@ export class Page {
     const widest = Math.max(...near.map((panel) => panel.pixels));
     const pixels = Math.min(MOST_BUCKETS, Math.max(64, Math.ceil(widest / 32) * 32));
     const [start, stop] = this.stepsWanted();
+    const wide = runs.length > MANY_RUNS ? Math.ceil(pixels / Math.max(1, devicePixelRatio)) : pixels;
     return {
       runs,
       keys,
       start,
       stop,
-      buckets: runs.length > MANY_RUNS ? Math.ceil(pixels / Math.max(1, devicePixelRatio)) : pixels,
+      buckets: Math.min(MOST_BUCKETS, Math.ceil((wide * this.closeness(start, stop)) / 32) * 32),
       axis: now.axis,
       window: now.smoothing === "off" ? 0 : now.window || WINDOW,
       smoothing: now.smoothing === "ema" ? "ema" : "mean",
@@ -352,6 +339,14 @@ export class Page {
       fit_all: now.fitAll,
       pixels,
     };
+  }
+
+  /** How many times more buckets than pixels are wanted, since what is asked for is more than what is shown. */
+  private closeness(start: number | null, stop: number | null): number {
+    const { view } = this;
+    if (start === null || stop === null || view === null) return 1;
+    const own = this.reach.places.stepsOf(this.main, view);
+    return own ? Math.max(1, (stop - start + 1) / (own[1] - own[0] + 1)) : 1;
   }
 
   private stepsWanted(): [number | null, number | null] {
@@ -362,8 +357,8 @@ export class Page {
     if (steps === null) return [null, null];
     if (!follow || (this.newest ?? 0) < range[1]) return steps;
     // it is asked anew only after a quarter of the width, so that what comes in between is little
-    const quarter = Math.max(1, Math.floor((steps[1] - steps[0]) / 4));
-    return [Math.floor(steps[0] / quarter) * quarter, null];
+    const quarter = 2 ** Math.floor(Math.log2(Math.max(4, steps[1] - steps[0]) / 4));
+    return [Math.floor(steps[0] / quarter) * quarter, (Math.ceil((steps[1] + 1) / quarter) + 1) * quarter - 1];
   }
 
   private askSoon(): void {
@@ -375,32 +370,18 @@ export class Page {
     if (!this.source) return;
     const wanted = { filter: this.state.now.filter, screen: this.main || null, curves: this.wanted() };
     const text = JSON.stringify(wanted);
-    if (text === this.asked) return;
+    if (text === this.asked) {
+      if (this.isAnswered && !this.waiting.length) this.busy(false);
+      return;
+    }
     this.asked = text;
+    this.isAnswered = false;
     this.askedKeys = wanted.curves?.keys ?? [];
     this.number = this.source.want(wanted);
   }
 
   private findMarks(): void {
-    if (!this.marking) this.marking = window.setTimeout(() => void this.getMarks(), MARKS_AFTER);
-  }
-
-  private async getMarks(): Promise<void> {
-    this.marking = 0;
-    const { main, screen } = this;
-    if (!main || !screen || screen.row.id !== main) return;
-    if (screen.marks_total <= screen.marks.length && this.source.live) {
-      this.marks = [];
-    } else {
-      const [start, stop] = this.stepsWanted();
-      try {
-        this.marks = await this.source.marks(main, start, stop);
-      } catch (error) {
-        console.warn("asynchub: decisions could not be read:", error);
-        return;
-      }
-    }
-    this.change("curves");
+    this.marks.findSoon(() => ({ source: this.source, screen: this.shown, part: this.stepsWanted() }));
   }
 
   private forget(): void {

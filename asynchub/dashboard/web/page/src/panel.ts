@@ -87,7 +87,8 @@ export class Panel {
     const all = data ? [...data.series.values()].filter((series) => series.axis === shown.axis) : [];
     const some = all.some((series) => series.x.length > 0);
     const notes = [...new Set(all.map((series) => series.note).filter(Boolean))];
-    this.say.textContent = !data ? "Loading…" : some ? "" : notes[0] || "No value between these steps";
+    const isSeen = some && all.some((series) => reaches(series, shown.range));
+    this.say.textContent = !data ? "Loading…" : isSeen ? "" : (some ? "" : notes[0]) || "No value in this part";
     this.say.hidden = this.say.textContent === "";
     this.truth.textContent = data ? data.drawing.footer : "";
     this.plot.setAttribute("aria-label", cut(data?.drawing.summary || this.key, 2000));
@@ -163,6 +164,13 @@ export class Panel {
       ),
     ]);
   }
+}
+
+/** Tells whether some of a series may be in a part of the axis. */
+function reaches(series: Series, range: [number, number] | null): boolean {
+  if (!range || !series.monotone || !series.x.length) return series.x.length > 0;
+  const last = series.x[series.x.length - 1]!;
+  return Number.isNaN(last) || (series.x[0]! <= range[1] && last + (series.axis === "step" ? series.width : 0) >= range[0]);
 }
 
 function heading(axis: Axis): string {

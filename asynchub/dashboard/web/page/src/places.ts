@@ -39,18 +39,28 @@ export class Places {
   }
 
   /** Returns the steps that stand in a part of the axis, in any run; null: in none. */
-  steps([low, high]: [number, number]): [number, number] | null {
-    if (this.axis === "step") return [Math.floor(low), Math.ceil(high)];
+  steps(part: [number, number]): [number, number] | null {
+    if (this.axis === "step") return [Math.floor(part[0]), Math.ceil(part[1])];
     let found: [number, number] | null = null;
-    for (const { x, step } of this.tracks.values()) {
-      const size = defined(x);
-      if (!size || x[0]! > high || x[size - 1]! < low) continue;
-      const from = Math.max(0, lowerBound(x.subarray(0, size), low) - 1);
-      const to = Math.min(size - 1, lowerBound(x.subarray(0, size), high));
-      const last = to === size - 1 ? step[to]! + (size > 1 ? step[to]! - step[to - 1]! : 0) : step[to]!;
-      found = found ? [Math.min(found[0], step[from]!), Math.max(found[1], last)] : [step[from]!, last];
+    for (const run of this.tracks.keys()) {
+      const own = this.stepsOf(run, part);
+      if (own) found = found ? [Math.min(found[0], own[0]), Math.max(found[1], own[1])] : own;
     }
     return found;
+  }
+
+  /** Returns the steps of a run that stand in a part of the axis; null: none. */
+  stepsOf(run: string, [low, high]: [number, number]): [number, number] | null {
+    if (this.axis === "step") return [Math.floor(low), Math.ceil(high)];
+    const track = this.tracks.get(run);
+    if (!track) return null;
+    const { x, step } = track;
+    const size = defined(x);
+    if (!size || x[0]! > high || x[size - 1]! < low) return null;
+    const from = Math.max(0, lowerBound(x.subarray(0, size), low) - 1);
+    const to = Math.min(size - 1, lowerBound(x.subarray(0, size), high));
+    const last = to === size - 1 ? step[to]! + (size > 1 ? step[to]! - step[to - 1]! : 0) : step[to]!;
+    return [step[from]!, Math.max(step[from]!, last)];
   }
 
   /** Returns where a step of a run stands on the axis; null where that is not known. */

@@ -20,6 +20,8 @@ export interface Offer {
   fit: boolean;
   smoothing: boolean;
   whatIf: boolean;
+  /** Whether there are more charts to be found. */
+  more: boolean;
 }
 
 export function toolbarFrame(): HTMLElement {
