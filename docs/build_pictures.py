@@ -36,17 +36,18 @@ def main() -> None:
             "digits-b": ["--seed", "2", "--patience", "4"],
         }.items():
             subprocess.run([*DEMO, "--run", str(runs / name), *options], check=True, cwd=folder)
-        live = [*DEMO, "--run", str(runs / "digits-c"), "--epochs", "400", "--patience", "300"]
+        live = [*DEMO, "--run", str(runs / "digits-c"), "--epochs", "150", "--patience", "60"]
         stack.enter_context(_process(live, folder))
         look, steer = stack.enter_context(_served(runs, folder))
-        time.sleep(8)  # for some epochs of the run that goes on
+        time.sleep(5)  # for some epochs of the run that goes on
+        drawing = asyncio.run(_drawn(runs / "digits-a", Path(folder) / "cache"))
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         stack.callback(browser.close)
         _page(browser, steer, "dark", WIDE, IMAGES / "look.png")
         _page(browser, look, "light", WIDE, IMAGES / "look-light.png")
         _page(browser, look, "dark", NARROW, IMAGES / "look-narrow.png")
-        _terminal(browser, runs / "digits-a", Path(folder) / "cache", IMAGES / "look-terminal.png")
+        _terminal(browser, drawing, IMAGES / "look-terminal.png")
 
 
 @contextlib.contextmanager
@@ -85,8 +86,8 @@ def _page(browser: Browser, address: str, scheme: str, size: tuple[int, int], pa
     page.close()
 
 
-def _terminal(browser: Browser, run: Path, cache: Path, path: Path) -> None:
-    drawing = re.sub(r"@font-face \{.*?\}", "", asyncio.run(_drawn(run, cache)), flags=re.S)  # it names a host
+def _terminal(browser: Browser, drawing: str, path: Path) -> None:
+    drawing = re.sub(r"@font-face \{.*?\}", "", drawing, flags=re.S)  # it names a host
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)[0]
     page = browser.new_page(
         viewport={"width": int(float(width)), "height": int(float(height))}, device_scale_factor=0.8

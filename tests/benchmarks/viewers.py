@@ -4,8 +4,9 @@ A real run: the demo's network on handwritten digits, in torch with one thread, 
 journal. ``asynchub serve`` is a process beside it, and the pages are connections in a third one; each asks for the list
 of runs, the first screen and four charts of 800 buckets, live. Prints steps a second while nobody, one and twelve look,
 and while twelve look at charts that are smoothed, each over another window, so that none can be made for two; the
-ratio is the median over the rounds of that to the same round with nobody. Beside it the server's share of a core, how
-much of that is one viewer more, its memory, and what it sends. Not shown: a browser, which draws, on whatever machine
+ratio is the median over the rounds of that to the same round with nobody. Beside it the processor time of a step, which
+what else the machine does weighs on less; the server's share of a core, how much of that is one viewer more, its memory,
+and what it sends. Not shown: a browser, which draws, on whatever machine
 it is; a machine with cores to spare, on which the server takes none from torch; a run with very many scalars.
 """
 
@@ -53,12 +54,14 @@ class Round(NamedTuple):
 
     Attributes:
         rate: steps a second.
+        step: ms of processor time that the training thread took for one.
         share: of a core that the server took.
         memory: MiB that the server had.
         sent: kB a second that each viewer got.
     """
 
     rate: float
+    step: float
     share: float
     memory: float
     sent: float
@@ -198,14 +201,15 @@ class Run:
         while not self._pages.poll():  # the run goes on while they come
             self.steps(10)
         heard(self._pages)
-        used, began, count = self._server.used, time.perf_counter(), 0
+        used, began, own, count = self._server.used, time.perf_counter(), time.thread_time(), 0
         while (passed := time.perf_counter() - began) < self._seconds:
             self.steps(10)
             count += 10
+        step = (time.thread_time() - own) / count * 1e3
         share, memory = (self._server.used - used) / passed, self._server.memory
         self._pages.send("enough")
         sent = heard(self._pages) / passed / 1e3
-        return Round(count / passed, share, memory, sent / max(len(wanted), 1))
+        return Round(count / passed, step, share, memory, sent / max(len(wanted), 1))
 
 
 def first_run(server: Server) -> str:
@@ -221,16 +225,19 @@ def show(found: Mapping[str, Sequence[Round]], some: str) -> None:
     for name, rounds in found.items():
         at = Round(*(figures(column).median for column in zip(*rounds, strict=True)))
         ratio = float(np.median([one.rate / base.rate for one, base in zip(rounds, nobody, strict=True)]))
-        cells = [f"{at.rate:.1f}", f"{ratio:.3f}", f"{100 * at.share:.1f}", f"{at.memory:.0f}", f"{at.sent:.1f}"]
-        rows[name] = cells
-    table("who looks", ["steps/s", "ratio", "server, % of a core", "MiB", "kB/s each"], rows)
+        rows[name] = [
+            *(f"{at.rate:.1f}", f"{ratio:.3f}", f"{at.step:.2f}"),
+            *(f"{100 * at.share:.1f}", f"{at.memory:.0f}", f"{at.sent:.1f}"),
+        ]
+    heads = ["steps/s", "ratio", "processor, ms a step", "server, % of a core", "MiB", "kB/s each"]
+    table("who looks", heads, rows)
     one, many = (figures(each.share for each in found[name]).median for name in ("one", some))
     print(f"\none viewer more: {100 * (many - one) / (SOME - 1):.2f} % of a core")
 
 
 def main(rough: bool) -> None:
     torch.set_num_threads(1)
-    seconds, rounds, first = (0.3, 1, 200) if rough else (3.0, 8, FIRST_STEPS)
+    seconds, rounds, first = (0.3, 1, 200) if rough else (2.0, 20, FIRST_STEPS)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         hub = MessageHub("digits")

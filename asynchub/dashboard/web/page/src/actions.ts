@@ -37,7 +37,7 @@ export class Actions {
       "all-alerts": () => ((page.allAlerts = !page.allAlerts), page.change("head")),
       "all-keys": () => state.set({ keys: now.keys === null ? "" : null }),
       "forget-rule": () => ((page.tried = null), state.set({ rule: "" }), dialog.close()),
-      "mark": () => this.showMark(page.decisions().find((mark) => String(mark.seq) === arg)),
+      mark: () => this.showMark(page.decisions().find((mark) => String(mark.seq) === arg)),
       "more-keys": () => page.moreKeys(),
       "try-rule": () => void this.tryRule(),
       "what-if": () => dialog.whatIf(now.rule),
@@ -70,8 +70,10 @@ export class Actions {
   private changed(target: HTMLInputElement): void {
     const { state, dialog } = this.page;
     if (target.id === "sort") state.set({ sort: target.value });
-    if (target.id === "smoothing") state.set({ smoothing: target.value === "mean" || target.value === "ema" ? target.value : "off" });
-    if (target.id === "window" && Number.isInteger(Number(target.value)) && Number(target.value) > 0) state.set({ window: Number(target.value) });
+    if (target.id === "smoothing")
+      state.set({ smoothing: target.value === "mean" || target.value === "ema" ? target.value : "off" });
+    if (target.id === "window" && Number.isInteger(Number(target.value)) && Number(target.value) > 0)
+      state.set({ window: Number(target.value) });
     if (target.id === "ask-name") {
       const all = this.page.screen?.steerable.filter((one) => one.word === "set") ?? [];
       const one = all.find((other) => other.name === target.value);
@@ -102,7 +104,8 @@ export class Actions {
     if (event.key === "Enter" && isTyping) {
       if (target.id === "rule") void this.tryRule();
       if (target.id === "token") this.unlock();
-      if (target.id === "ask-value" || target.id === "ask-reason") document.querySelector<HTMLElement>("#ask-buttons [data-do=ask]")?.click();
+      if (target.id === "ask-value" || target.id === "ask-reason")
+        document.querySelector<HTMLElement>("#ask-buttons [data-do=ask]")?.click();
       return;
     }
     if (isTyping || this.page.dialog.open) return;
@@ -186,7 +189,8 @@ export class Actions {
     if (!view) return;
     const half = ((view[1] - view[0]) * factor) / 2;
     // at the right edge it stays there, so that zooming in does not stop to follow
-    const isAtEnd = newest !== null && view[1] >= newest && this.page.state.now.range !== null && this.page.state.now.follow;
+    const isAtEnd =
+      newest !== null && view[1] >= newest && this.page.state.now.range !== null && this.page.state.now.follow;
     const end = isAtEnd ? view[1] : (view[0] + view[1]) / 2 + half;
     const next: [number, number] = [end - 2 * half, end];
     this.page.zoom(whole && factor > 1 && next[0] <= whole[0] && next[1] >= whole[1] ? null : next);
@@ -290,7 +294,14 @@ export class Actions {
     if (button) button.disabled = true;
     const reason = dialog.field<HTMLInputElement>("#ask-reason")?.value.trim() ?? "";
     try {
-      const asked: Asked = await page.source.ask({ run: page.screen.row.id, word, name: chosen, value, reason, id: identity() });
+      const asked: Asked = await page.source.ask({
+        run: page.screen.row.id,
+        word,
+        name: chosen,
+        value,
+        reason,
+        id: identity(),
+      });
       dialog.asked(asked);
     } catch (error) {
       dialog.fill("#ask-problem", (error as Error).message);

@@ -93,7 +93,10 @@ export function drawStrokes(ctx: CanvasRenderingContext2D, series: Series, scale
   for (let row = from; row < to; row++) {
     if (Number.isNaN(high[row]!) || Number.isNaN(x[row]!)) continue;
     const begin = Math.floor(xOf(scale, x[row]!));
-    const end = Math.max(begin + 1, wide ? Math.floor(xOf(scale, x[row]! + wide)) : endByNext(series, row, scale, begin));
+    const end = Math.max(
+      begin + 1,
+      wide ? Math.floor(xOf(scale, x[row]! + wide)) : endByNext(series, row, scale, begin),
+    );
     const y1 = Math.floor(Math.max(top, Math.min(bottom, yOf(scale, high[row]!))));
     const y0 = Math.ceil(Math.max(top, Math.min(bottom, yOf(scale, low[row]!))));
     if (begin < right && begin >= left) {
@@ -140,7 +143,11 @@ export function drawLine(ctx: CanvasRenderingContext2D, series: Series, scale: S
   for (let row = from; row < to; row += each) {
     const x = middle(series, row);
     const value = each === 1 ? line[row]! : meanOf(line, row, Math.min(to, row + each));
-    if (Number.isNaN(value) || Number.isNaN(x) || (each === 1 && series.bad[row]! > 0 && Number.isNaN(series.low[row]!))) {
+    if (
+      Number.isNaN(value) ||
+      Number.isNaN(x) ||
+      (each === 1 && series.bad[row]! > 0 && Number.isNaN(series.low[row]!))
+    ) {
       if (alone) dots.push(px, py);
       [before, alone] = [false, false];
       continue;
@@ -219,7 +226,14 @@ function drawDots(ctx: CanvasRenderingContext2D, dots: number[], look: Look, rad
 }
 
 /** Draws the values that a smoothed line is made of. */
-function drawRaw(ctx: CanvasRenderingContext2D, series: Series, scale: Scale, look: Look, from: number, to: number): void {
+function drawRaw(
+  ctx: CanvasRenderingContext2D,
+  series: Series,
+  scale: Scale,
+  look: Look,
+  from: number,
+  to: number,
+): void {
   ctx.beginPath();
   let before = false;
   for (let row = from; row < to; row++) {

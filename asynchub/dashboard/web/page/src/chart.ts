@@ -84,7 +84,14 @@ export class Chart {
     private readonly listener: ChartListener,
     private readonly size = 1,
   ) {
-    this.plot = new uPlot(this.options(width, height, palette), [[0, 1], [null, null]] as uPlot.AlignedData, target);
+    this.plot = new uPlot(
+      this.options(width, height, palette),
+      [
+        [0, 1],
+        [null, null],
+      ] as uPlot.AlignedData,
+      target,
+    );
     const { over } = this.plot;
     over.addEventListener("mouseenter", () => (this.over = true));
     over.addEventListener("mouseleave", () => {
@@ -292,7 +299,9 @@ export class Chart {
     const { runs, series } = picture;
     let grey = 0;
     for (const run of runs) if (run.rank === 0) grey += series.get(run.id)?.x.length ?? 0;
-    const ordered = this.lit ? [...runs.filter((r) => r.id !== this.lit), ...runs.filter((r) => r.id === this.lit)] : runs;
+    const ordered = this.lit
+      ? [...runs.filter((r) => r.id !== this.lit), ...runs.filter((r) => r.id === this.lit)]
+      : runs;
     const looks = ordered.map((run) => this.look(run, unit, grey > MOST_GREY_STROKES));
     ordered.forEach((run, at) => {
       const one = series.get(run.id);
@@ -328,7 +337,8 @@ function edges(drawing: Drawing): [number, number] {
 
 function powerText(power: number): string {
   const value = 10 ** power;
-  if (value >= 1e6 || value < 1e-3) return value.toExponential(Number.isInteger(Number(power.toFixed(9))) ? 0 : 1).replace("e+", "e");
+  if (value >= 1e6 || value < 1e-3)
+    return value.toExponential(Number.isInteger(Number(power.toFixed(9))) ? 0 : 1).replace("e+", "e");
   return String(Number(value.toPrecision(3)));
 }
 
@@ -359,7 +369,8 @@ function nice(size: number): number {
 
 function range(from: number, to: number, apart: number): number[] {
   const found = [];
-  for (let at = 0; from + at * apart <= to + apart * 1e-9 && at < 100; at++) found.push(Number((from + at * apart).toPrecision(12)));
+  for (let at = 0; from + at * apart <= to + apart * 1e-9 && at < 100; at++)
+    found.push(Number((from + at * apart).toPrecision(12)));
   return found;
 }
 

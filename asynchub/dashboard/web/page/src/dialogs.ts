@@ -104,7 +104,8 @@ export class Dialog {
   help(): void {
     const list = (rows: [string, string][], name: (key: string) => Child[]) =>
       h("dl", { class: "keys" }, ...rows.flatMap(([key, text]) => [h("dt", {}, ...name(key)), h("dd", {}, text)]));
-    const pressed = (key: string) => key.split(" ").map((one) => (one === "…" ? h("span", {}, one) : h("kbd", {}, one)));
+    const pressed = (key: string) =>
+      key.split(" ").map((one) => (one === "…" ? h("span", {}, one) : h("kbd", {}, one)));
     const plain = (key: string) => [key];
     this.show(
       "Keys",
@@ -132,21 +133,67 @@ export class Dialog {
       nameOf(one).replace("…", ""),
       h("p", { class: "mute" }, "Run ", h("b", {}, cut(runName, 120)), one.note ? ` · ${cut(one.note, 300)}` : ""),
       isSet && others.length > 1
-        ? h("label", { class: "field-row" }, "Parameter", h("select", { id: "ask-name" }, ...others.map((other) => h("option", { value: other.name, selected: other.name === one.name }, cut(other.name, 80)))))
+        ? h(
+            "label",
+            { class: "field-row" },
+            "Parameter",
+            h(
+              "select",
+              { id: "ask-name" },
+              ...others.map((other) =>
+                h("option", { value: other.name, selected: other.name === one.name }, cut(other.name, 80)),
+              ),
+            ),
+          )
         : null,
       isSet
-        ? h("label", { class: "field-row" }, "New value", h("input", { id: "ask-value", type: "text", inputmode: "decimal", autocomplete: "off", "aria-describedby": "ask-bounds" }))
+        ? h(
+            "label",
+            { class: "field-row" },
+            "New value",
+            h("input", {
+              id: "ask-value",
+              type: "text",
+              inputmode: "decimal",
+              autocomplete: "off",
+              "aria-describedby": "ask-bounds",
+            }),
+          )
         : null,
       isSet ? h("p", { id: "ask-bounds", class: "mute" }, [now, bounds].filter(Boolean).join(" · ")) : null,
-      h("label", { class: "field-row" }, "Reason", h("input", { id: "ask-reason", type: "text", maxlength: 500, autocomplete: "off", placeholder: "for the run's record" })),
-      h("p", { class: "mute" }, "It is written down with your name and the reason. The run decides, at its next safe point."),
+      h(
+        "label",
+        { class: "field-row" },
+        "Reason",
+        h("input", {
+          id: "ask-reason",
+          type: "text",
+          maxlength: 500,
+          autocomplete: "off",
+          placeholder: "for the run's record",
+        }),
+      ),
+      h(
+        "p",
+        { class: "mute" },
+        "It is written down with your name and the reason. The run decides, at its next safe point.",
+      ),
       h("p", { id: "ask-problem", class: "bad", role: "alert" }),
       h("div", { id: "ask-state", role: "status" }),
       h(
         "div",
         { id: "ask-buttons", class: "buttons" },
         h("button", { type: "button", "data-do": "close" }, "Cancel"),
-        h("button", { type: "button", class: one.word === "stop" ? "danger solid" : "solid", "data-do": "ask", "data-arg": `${one.word}/${one.name}` }, isSet ? "Ask for it" : nameOf(one).replace("…", "")),
+        h(
+          "button",
+          {
+            type: "button",
+            class: one.word === "stop" ? "danger solid" : "solid",
+            "data-do": "ask",
+            "data-arg": `${one.word}/${one.name}`,
+          },
+          isSet ? "Ask for it" : nameOf(one).replace("…", ""),
+        ),
       ),
     );
     this.field(isSet ? "#ask-value" : "#ask-reason")?.focus();
@@ -169,7 +216,19 @@ export class Dialog {
     this.show(
       "What if",
       h("p", { class: "mute" }, "A stopping rule is run over what was recorded: the same code that runs in training."),
-      h("label", { class: "field-row" }, "Rule", h("input", { id: "rule", type: "text", value: rule, spellcheck: "false", autocomplete: "off", placeholder: "EarlyStopping:val/accuracy:mode=max:patience=3" })),
+      h(
+        "label",
+        { class: "field-row" },
+        "Rule",
+        h("input", {
+          id: "rule",
+          type: "text",
+          value: rule,
+          spellcheck: "false",
+          autocomplete: "off",
+          placeholder: "EarlyStopping:val/accuracy:mode=max:patience=3",
+        }),
+      ),
       h("p", { id: "rule-problem", class: "bad", role: "alert" }),
       h("div", { id: "rule-found", class: "scroll", role: "status" }),
       h(
@@ -201,7 +260,12 @@ export class Dialog {
       "#rule-found",
       h("p", { class: "warn" }, cut(found.label, 200)),
       found.rows.length
-        ? h("table", {}, h("thead", {}, h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, ...found.rows.map(row)))
+        ? h(
+            "table",
+            {},
+            h("thead", {}, h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head)))),
+            h("tbody", {}, ...found.rows.map(row)),
+          )
         : null,
       found.waiting ? h("p", { class: "mute" }, `${found.waiting} to go…`) : null,
     );
@@ -210,8 +274,20 @@ export class Dialog {
   exports(live: boolean): void {
     this.show(
       "Export",
-      h("p", {}, h("button", { type: "button", class: "solid", "data-do": "picture" }, "Picture of these charts (PNG)"), h("span", { class: "mute" }, " as they are on the screen, twice as fine, with the truth below each")),
-      live ? h("p", {}, h("button", { type: "button", class: "solid", "data-do": "page" }, "Page of this run (HTML)"), h("span", { class: "mute" }, " one file with the data in it; it opens without a server and cannot steer")) : null,
+      h(
+        "p",
+        {},
+        h("button", { type: "button", class: "solid", "data-do": "picture" }, "Picture of these charts (PNG)"),
+        h("span", { class: "mute" }, " as they are on the screen, twice as fine, with the truth below each"),
+      ),
+      live
+        ? h(
+            "p",
+            {},
+            h("button", { type: "button", class: "solid", "data-do": "page" }, "Page of this run (HTML)"),
+            h("span", { class: "mute" }, " one file with the data in it; it opens without a server and cannot steer"),
+          )
+        : null,
       h("p", { class: "mute" }, "The address of this page, without its token, brings back what is shown now."),
       h("p", { id: "export-state", role: "status" }),
     );

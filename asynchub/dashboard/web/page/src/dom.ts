@@ -29,14 +29,18 @@ function filled<E extends Element>(element: E, attributes: Attributes, children:
     if (CODE.test(name)) throw new Error(`${name} may not be set from data`);
     element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
 /** Makes the children of an element the given ones, changing as little as possible. */
 export function morph(parent: Element, children: Child[]): void {
   const wanted = document.createDocumentFragment();
-  wanted.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  wanted.append(
+    ...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false),
+  );
   morphNodes(parent, wanted);
 }
 
@@ -88,7 +92,8 @@ function morphNode(old: Node, next: Node): void {
     // whether the reader has opened it is the reader's
     if (!next.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
   }
-  for (const { name, value } of [...next.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name, value } of [...next.attributes])
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   morphNodes(old, next);
 }
 

@@ -27,7 +27,16 @@ interface Data {
 }
 
 export interface ExportListener {
-  rows(list: { time: number; folder: string; problem: string; role: "view"; allow: string[]; what_if: boolean; rows: RunRow[]; more: number }): void;
+  rows(list: {
+    time: number;
+    folder: string;
+    problem: string;
+    role: "view";
+    allow: string[];
+    what_if: boolean;
+    rows: RunRow[];
+    more: number;
+  }): void;
   screen(screen: Screen): void;
   curves(message: Message): void;
 }
@@ -80,7 +89,8 @@ export class Exported implements Source {
     if (screen) this.listener.screen(screen);
     if (!wanted.curves) return 0;
     const { axis, log, fit_all } = wanted.curves;
-    const rank = (one: Variant) => (one.axis === axis ? 0 : 4) + (one.log === log ? 0 : 2) + (one.fit_all === fit_all ? 0 : 1);
+    const rank = (one: Variant) =>
+      (one.axis === axis ? 0 : 4) + (one.log === log ? 0 : 2) + (one.fit_all === fit_all ? 0 : 1);
     const [best] = [...this.data.curves].sort((a, b) => rank(a) - rank(b));
     if (best) this.listener.curves(decode(bytesOf(best.data)));
     return 0;

@@ -12,7 +12,8 @@ export function flagsOfMarks(marks: Mark[], places: Places, run: string): Flag[]
   const found: Flag[] = [];
   for (const mark of marks) {
     const x = places.place(run, mark.step, mark.time);
-    if (x !== null) found.push({ x, label: cut(mark.short, 24), text: `${mark.what} · ${mark.who}`, mark, colour: null });
+    if (x !== null)
+      found.push({ x, label: cut(mark.short, 24), text: `${mark.what} · ${mark.who}`, mark, colour: null });
   }
   return found;
 }
@@ -22,7 +23,8 @@ export function flagsOfTrial(tried: WhatIf | null, places: Places, runs: DrawnRu
   const found: Flag[] = [];
   for (const row of tried?.rows ?? []) {
     const x = row.stop === null ? null : places.place(row.run, row.stop, null);
-    if (x !== null) found.push({ x, label: "would stop", text: row.text, mark: null, colour: colours.get(row.run) ?? greyNow() });
+    if (x !== null)
+      found.push({ x, label: "would stop", text: row.text, mark: null, colour: colours.get(row.run) ?? greyNow() });
   }
   return found;
 }

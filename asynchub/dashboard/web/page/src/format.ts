@@ -40,7 +40,12 @@ export function duration(seconds: number): string {
 
 /** Returns a tick of an axis of steps: `250k`, `1.5M`. */
 export function compact(value: number, apart: number): string {
-  for (const [size, unit] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]] as const) {
+  for (const [size, unit] of [
+    [1e12, "T"],
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ] as const) {
     if (Math.abs(value) >= size * 10 || (Math.abs(value) >= size && apart >= size / 10)) {
       const digits = Math.max(0, Math.min(4, Math.ceil(-Math.log10(apart / size) - 1e-9)));
       return `${Number((value / size).toFixed(digits))}${unit}`;

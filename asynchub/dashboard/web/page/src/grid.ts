@@ -79,7 +79,11 @@ export class Grid {
 
   /** Shows the charts that matter most. */
   show(charts: ChartFacts[], line: string): void {
-    this.first = this.arranged("charts", this.first, charts.map((chart) => chart.key));
+    this.first = this.arranged(
+      "charts",
+      this.first,
+      charts.map((chart) => chart.key),
+    );
     this.first.forEach((panel, at) => panel.describe(charts[at] ?? null, line));
     for (const panel of this.more) panel.describe(null, line);
     byId("charts").dataset.count = String(charts.length);
@@ -91,7 +95,9 @@ export class Grid {
     const there = new Set(this.first.map((panel) => panel.key));
     const keys = rows.map((row) => row.key).filter((key) => !there.has(key));
     this.more = this.arranged("more-charts", this.more, open ? keys : []);
-    const count = open ? `${whole(total)} of ${whole(known)} scalars` : `${whole(known)} ${known === 1 ? "scalar" : "scalars"}`;
+    const count = open
+      ? `${whole(total)} of ${whole(known)} scalars`
+      : `${whole(known)} ${known === 1 ? "scalar" : "scalars"}`;
     byId("keys-count").textContent = problem ? `▲ ${cut(problem)}` : count;
     byId("more-keys").hidden = !open || rows.length >= total;
     byId("all-keys").textContent = open ? "Close" : "Show all";

@@ -8,7 +8,15 @@ import { chosen } from "./theme";
 const SHOWN_ALERTS = 3;
 const SPOKEN_EACH = 10;
 const ICONS: Record<Level, string> = { good: "●", plain: "", quiet: "", warn: "▲", bad: "▲" };
-const DOTS = { running: "●", silent: "◌", stopping: "◐", stopped: "■", finished: "✓", crashed: "✕", unknown: "?" } as const;
+const DOTS = {
+  running: "●",
+  silent: "◌",
+  stopping: "◐",
+  stopped: "■",
+  finished: "✓",
+  crashed: "✕",
+  unknown: "?",
+} as const;
 
 /** Makes the places that are filled below. */
 export function headFrame(): HTMLElement[] {
@@ -25,7 +33,9 @@ export function showTop(list: RunList | null, screen: Screen | null, live: boole
   const rows = list ? list.rows.length : 0;
   const all = rows + (list?.more ?? 0);
   const folder = list?.folder ? `${cut(list.folder, 80)} · ` : "";
-  const where = list ? `${folder}${whole(rows)}${all > rows ? ` of ${whole(all)}` : ""} ${all === 1 ? "run" : "runs"}` : "";
+  const where = list
+    ? `${folder}${whole(rows)}${all > rows ? ` of ${whole(all)}` : ""} ${all === 1 ? "run" : "runs"}`
+    : "";
   morph(byId("top"), [
     h("h1", { class: "brand" }, logo(), "asynchub"),
     h("span", { class: "where mute" }, where),
@@ -34,7 +44,11 @@ export function showTop(list: RunList | null, screen: Screen | null, live: boole
     h(
       "span",
       { class: "ends" },
-      h("button", { type: "button", "data-do": "theme", "aria-label": `Colours: ${chosen()}`, title: `Colours: ${chosen()}` }, "◐"),
+      h(
+        "button",
+        { type: "button", "data-do": "theme", "aria-label": `Colours: ${chosen()}`, title: `Colours: ${chosen()}` },
+        "◐",
+      ),
       h("button", { type: "button", "data-do": "help", "aria-label": "Help: keys", title: "Keys (?)" }, "?"),
     ),
   ]);
@@ -64,7 +78,11 @@ function steering(list: RunList | null, screen: Screen | null): Child {
   const sets = offered.filter((one) => one.word === "set");
   const shown = offered.filter((one) => one.word !== "set" || sets.length <= 2);
   const button = (what: string, text: string, note: string, danger = false) =>
-    h("button", { type: "button", class: danger ? "danger" : "", "data-do": "steer", "data-arg": what, title: note }, text);
+    h(
+      "button",
+      { type: "button", class: danger ? "danger" : "", "data-do": "steer", "data-arg": what, title: note },
+      text,
+    );
   const buttons = shown
     .filter((one) => one.word !== "stop")
     .map((one) => button(`${one.word}/${one.name}`, nameOf(one), cut(one.note)));
@@ -72,7 +90,9 @@ function steering(list: RunList | null, screen: Screen | null): Child {
   const stop = shown.find((one) => one.word === "stop");
   if (stop) buttons.push(button("stop/", nameOf(stop), cut(stop.note), true));
   const note = buttons.length ? "Not all…" : "Read only";
-  const why = screen.steering && h("button", { type: "button", class: "link why", "data-do": "why-not", title: cut(screen.steering, 600) }, note);
+  const why =
+    screen.steering &&
+    h("button", { type: "button", class: "link why", "data-do": "why-not", title: cut(screen.steering, 600) }, note);
   return h("span", { class: "steer" }, ...buttons, why);
 }
 
@@ -88,7 +108,12 @@ export function showAnswers(screen: Screen | null, said: string): void {
       "div",
       { class: "answer" },
       h("h2", { class: "name", title: cut(row.name) }, cut(row.name)),
-      h("p", { class: `word ${status.level}` }, h("span", { "aria-hidden": "true" }, `${DOTS[status.state] ?? "?"} `), h("b", {}, cut(status.word))),
+      h(
+        "p",
+        { class: `word ${status.level}` },
+        h("span", { "aria-hidden": "true" }, `${DOTS[status.state] ?? "?"} `),
+        h("b", {}, cut(status.word)),
+      ),
       percent === null ? null : h("progress", { value: percent, max: 1, "aria-label": "How much of the run is done" }),
       ...status.lines.map(lineOf),
       row.problem ? h("p", { class: "line bad" }, `▲ ${cut(row.problem, 600)}`) : null,
@@ -119,9 +144,15 @@ export function showAlerts(screen: Screen | null, open: boolean): void {
   const shown = open ? alerts : alerts.slice(0, SHOWN_ALERTS);
   const rest = alerts.length - shown.length;
   morph(byId("alerts"), [
-    ...shown.map((line) => h("p", { class: `alert ${line.level}` }, h("span", { class: "text" }, `▲ ${cut(line.text, 600)}`), zoomTo(line))),
+    ...shown.map((line) =>
+      h("p", { class: `alert ${line.level}` }, h("span", { class: "text" }, `▲ ${cut(line.text, 600)}`), zoomTo(line)),
+    ),
     rest > 0 || (open && alerts.length > SHOWN_ALERTS)
-      ? h("button", { type: "button", class: "link more", "data-do": "all-alerts" }, open ? "Show fewer" : `${whole(rest)} more`)
+      ? h(
+          "button",
+          { type: "button", class: "link more", "data-do": "all-alerts" },
+          open ? "Show fewer" : `${whole(rest)} more`,
+        )
       : null,
   ]);
 }
@@ -134,7 +165,9 @@ export class Speaker {
   private timer = 0;
 
   take(screen: Screen): void {
-    const texts = new Set(screen.alerts.filter((line) => line.level === "warn" || line.level === "bad").map((line) => line.text));
+    const texts = new Set(
+      screen.alerts.filter((line) => line.level === "warn" || line.level === "bad").map((line) => line.text),
+    );
     const shape = (text: string) => text.replace(/[\d,.]+/g, "#"); // a count that grows is no news
     const shapes = new Set([...texts].map(shape));
     this.waiting.push(...[...texts].filter((text) => !this.known.has(shape(text))));

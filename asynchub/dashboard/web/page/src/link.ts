@@ -65,7 +65,10 @@ export class Link {
 
   /** Begins, or begins again with another token. */
   unlock(token: string): void {
-    this.token = token.trim().replace(/^.*#t=/, "").replace(/&.*$/, "");
+    this.token = token
+      .trim()
+      .replace(/^.*#t=/, "")
+      .replace(/&.*$/, "");
     keep(this.token);
     this.wait = FIRST_WAIT;
     this.stopped = false;
@@ -128,7 +131,9 @@ export class Link {
     } catch (error) {
       if (error instanceof Refused && error.status === 401) {
         this.stopped = true;
-        this.listener.locked("The server does not know this token: it has been started again, or the address is of another one.");
+        this.listener.locked(
+          "The server does not know this token: it has been started again, or the address is of another one.",
+        );
       } else {
         this.again(error instanceof Refused ? error.message : "connection lost");
       }

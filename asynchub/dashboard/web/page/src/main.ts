@@ -41,8 +41,21 @@ function locked(text: string): void {
   page.dialog.show(
     "This page needs its token",
     text ? h("p", { class: "warn" }, text) : null,
-    h("p", {}, "Open the whole address that ", h("code", {}, "asynchub serve"), " printed; it ends in ", h("code", {}, "#t=…"), ". Or paste that here:"),
-    h("label", { class: "field-row" }, "Address or token", h("input", { id: "token", type: "password", autocomplete: "off" })),
+    h(
+      "p",
+      {},
+      "Open the whole address that ",
+      h("code", {}, "asynchub serve"),
+      " printed; it ends in ",
+      h("code", {}, "#t=…"),
+      ". Or paste that here:",
+    ),
+    h(
+      "label",
+      { class: "field-row" },
+      "Address or token",
+      h("input", { id: "token", type: "password", autocomplete: "off" }),
+    ),
     h("div", { class: "buttons" }, h("button", { type: "button", class: "solid", "data-do": "unlock" }, "Open")),
   );
 }

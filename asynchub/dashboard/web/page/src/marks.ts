@@ -82,9 +82,14 @@ class Lane {
 
   put(x: number, text: string, colour: string, palette: Palette, shift = 0): void {
     const wide = this.ctx.measureText(text).width;
-    const room: [number, number] = [this.scale.left - 40 * this.unit, this.scale.left + this.scale.width + 8 * this.unit];
+    const room: [number, number] = [
+      this.scale.left - 40 * this.unit,
+      this.scale.left + this.scale.width + 8 * this.unit,
+    ];
     const left = Math.max(room[0], Math.min(room[1] - wide, shift ? x + shift : x - wide / 2));
-    const free = this.taken.every(([from, to]) => left > to + APART * this.unit || left + wide < from - APART * this.unit);
+    const free = this.taken.every(
+      ([from, to]) => left > to + APART * this.unit || left + wide < from - APART * this.unit,
+    );
     if (free) {
       this.ctx.lineWidth = 3 * this.unit;
       this.ctx.strokeStyle = palette.card;
@@ -120,7 +125,9 @@ function atBottom(
   const y = scale.top + scale.height - 9 * unit;
   const wide = ctx.measureText(text).width;
   const left = Math.max(scale.left + 2, Math.min(scale.left + scale.width - wide - 2, x - wide / 2));
-  const covered = spots.some((spot) => spot.y === y && left < spot.right + 4 * unit && left + wide > spot.left - 4 * unit);
+  const covered = spots.some(
+    (spot) => spot.y === y && left < spot.right + 4 * unit && left + wide > spot.left - 4 * unit,
+  );
   if (!covered) {
     ctx.lineWidth = 3 * unit;
     ctx.strokeStyle = palette.card;
@@ -128,7 +135,15 @@ function atBottom(
     ctx.fillStyle = palette.bad;
     ctx.fillText(text, left, y);
   }
-  spots.push({ x, y, left: covered ? x - 5 * unit : left, right: covered ? x + 5 * unit : left + wide, text, marks: [], line: false });
+  spots.push({
+    x,
+    y,
+    left: covered ? x - 5 * unit : left,
+    right: covered ? x + 5 * unit : left + wide,
+    text,
+    marks: [],
+    line: false,
+  });
 }
 
 function flags(ctx: CanvasRenderingContext2D, scale: Scale, picture: Picture, unit: number, spots: Spot[]): void {

@@ -69,7 +69,12 @@ export function mainRun(list: RunList | null, named: string): string {
 }
 
 /** Returns the runs to draw, the one that is looked at first, and which of them have a colour. */
-export function drawnRuns(list: RunList | null, main: string, pinned: string[], screen: Screen | null): [RunRow[], Set<string>] {
+export function drawnRuns(
+  list: RunList | null,
+  main: string,
+  pinned: string[],
+  screen: Screen | null,
+): [RunRow[], Set<string>] {
   const rows = [...(list?.rows ?? [])];
   if (screen && screen.row.id === main && !rows.some((row) => row.id === main)) rows.push(screen.row);
   const rank = (row: RunRow) => (row.id === main ? 0 : pinned.includes(row.id) ? 1 : 2);
@@ -81,12 +86,14 @@ export function drawnRuns(list: RunList | null, main: string, pinned: string[], 
 /** Returns how runs are drawn, from back to front. */
 export function lookOf(rows: RunRow[], coloured: Set<string>, main: string): DrawnRun[] {
   return rows
-    .map((row): DrawnRun => ({
-      id: row.id,
-      name: row.name,
-      colour: coloured.has(row.id) ? colourNow(row.colour) : greyNow(),
-      dash: row.colour.dash,
-      rank: row.id === main ? 2 : coloured.has(row.id) ? 1 : 0,
-    }))
+    .map(
+      (row): DrawnRun => ({
+        id: row.id,
+        name: row.name,
+        colour: coloured.has(row.id) ? colourNow(row.colour) : greyNow(),
+        dash: row.colour.dash,
+        rank: row.id === main ? 2 : coloured.has(row.id) ? 1 : 0,
+      }),
+    )
     .reverse();
 }

@@ -6,8 +6,9 @@
  *     that is shown.
  */
 
+import { curvesWanted, type Look, stepsWanted } from "./asking";
 import type { DrawnRun } from "./chart";
-import type { CurvesWanted, Mark, RunList, RunRow, Screen } from "./contract";
+import type { Mark, RunList, RunRow, Screen } from "./contract";
 import { byId, cut, h } from "./dom";
 import { Dialog } from "./dialogs";
 import { Grid, gridFrame, moreFrame, showNoCharts } from "./grid";
@@ -21,7 +22,7 @@ import type { Panel } from "./panel";
 import { Pointing } from "./pointing";
 import { Reach, rounded, widened } from "./reach";
 import { runsFrame, showRuns } from "./runs";
-import { type State, WINDOW } from "./state";
+import type { State } from "./state";
 import { showStory, storyFrame } from "./story";
 import { palette } from "./theme";
 import { lineInWords, type Offer, showFollow, showToolbar, toolbarFrame } from "./toolbar";
@@ -29,10 +30,6 @@ import { Curves, type Message } from "./wire";
 
 type Part = "head" | "runs" | "tools" | "charts" | "curves" | "story";
 
-const MOST_KEYS = 24;
-const MOST_CURVES = 2000;
-const MOST_BUCKETS = 8000;
-const MANY_RUNS = 20;
 const ASK_AFTER = 25;
 /** Milliseconds of a frame that news may take for drawing, and what the reader has asked for; the rest comes later. */
 const [NEWS, ASKED] = [5, 40];
@@ -47,7 +44,15 @@ export class Page {
   tried: WhatIf | null = null;
   allAlerts = false;
   source!: Source;
-  offer: Offer = { live: true, axes: ["step", "time", "relative", "epoch"], log: true, fit: true, smoothing: true, whatIf: false, more: true };
+  offer: Offer = {
+    live: true,
+    axes: ["step", "time", "relative", "epoch"],
+    log: true,
+    fit: true,
+    smoothing: true,
+    whatIf: false,
+    more: true,
+  };
   made = "";
   private readonly curves = new Curves();
   private readonly reach = new Reach();
@@ -69,7 +74,12 @@ export class Page {
   constructor(readonly state: State) {
     byId("asynchub").append(
       ...headFrame(),
-      h("main", {}, runsFrame(), h("div", { class: "body" }, toolbarFrame(), ...gridFrame(), ...storyFrame(), moreFrame())),
+      h(
+        "main",
+        {},
+        runsFrame(),
+        h("div", { class: "body" }, toolbarFrame(), ...gridFrame(), ...storyFrame(), moreFrame()),
+      ),
     );
     this.grid = new Grid(
       (panel) => this.pointing.on(panel),
@@ -83,7 +93,8 @@ export class Page {
       this.busy(true);
       if (now.axis !== before.axis || now.run !== before.run || now.filter !== before.filter) this.forget();
       if (now.keys !== before.keys) void this.listKeys(0);
-      if (now.follow !== before.follow || now.range !== before.range) this.seen = now.follow ? null : (this.shown?.status.step ?? null);
+      if (now.follow !== before.follow || now.range !== before.range)
+        this.seen = now.follow ? null : (this.shown?.status.step ?? null);
       this.change("head", "runs", "tools", "charts", "curves");
       this.findMarks();
     });
@@ -315,50 +326,19 @@ export class Page {
 
   // --- what is asked for
 
-  private wanted(): CurvesWanted | null {
-    const { now } = this.state;
-    const [rows] = this.rows;
+  private get look(): Look {
     const near = this.grid.near;
-    if (!rows.length || !near.length) return null;
-    const runs = rows.map((row) => row.id);
-    const keys = [...new Set(near.map((panel) => panel.key))].slice(0, Math.max(1, Math.min(MOST_KEYS, Math.floor(MOST_CURVES / runs.length))));
-    const widest = Math.max(...near.map((panel) => panel.pixels));
-    const pixels = Math.min(MOST_BUCKETS, Math.max(64, Math.ceil(widest / 32) * 32));
-    const [start, stop] = this.stepsWanted();
-    const wide = runs.length > MANY_RUNS ? Math.ceil(pixels / Math.max(1, devicePixelRatio)) : pixels;
     return {
-      runs,
-      keys,
-      start,
-      stop,
-      buckets: Math.min(MOST_BUCKETS, Math.ceil((wide * this.closeness(start, stop)) / 32) * 32),
-      axis: now.axis,
-      window: now.smoothing === "off" ? 0 : now.window || WINDOW,
-      smoothing: now.smoothing === "ema" ? "ema" : "mean",
-      log: now.log,
-      fit_all: now.fitAll,
-      pixels,
+      state: this.state.now,
+      live: this.source.live,
+      main: this.main,
+      runs: this.rows[0].map((row) => row.id),
+      keys: near.map((panel) => panel.key),
+      pixels: Math.max(0, ...near.map((panel) => panel.pixels)),
+      view: this.view,
+      newest: this.newest,
+      places: this.reach.places,
     };
-  }
-
-  /** How many times more buckets than pixels are wanted, since what is asked for is more than what is shown. */
-  private closeness(start: number | null, stop: number | null): number {
-    const { view } = this;
-    if (start === null || stop === null || view === null) return 1;
-    const own = this.reach.places.stepsOf(this.main, view);
-    return own ? Math.max(1, (stop - start + 1) / (own[1] - own[0] + 1)) : 1;
-  }
-
-  private stepsWanted(): [number | null, number | null] {
-    const { range, follow } = this.state.now;
-    const view = this.view;
-    if (range === null || view === null || !this.reach.places.known || !this.source.live) return [null, null];
-    const steps = this.reach.places.steps(view);
-    if (steps === null) return [null, null];
-    if (!follow || (this.newest ?? 0) < range[1]) return steps;
-    // it is asked anew only after a quarter of the width, so that what comes in between is little
-    const quarter = 2 ** Math.floor(Math.log2(Math.max(4, steps[1] - steps[0]) / 4));
-    return [Math.floor(steps[0] / quarter) * quarter, (Math.ceil((steps[1] + 1) / quarter) + 1) * quarter - 1];
   }
 
   private askSoon(): void {
@@ -368,7 +348,7 @@ export class Page {
   private ask(): void {
     this.asking = 0;
     if (!this.source) return;
-    const wanted = { filter: this.state.now.filter, screen: this.main || null, curves: this.wanted() };
+    const wanted = { filter: this.state.now.filter, screen: this.main || null, curves: curvesWanted(this.look) };
     const text = JSON.stringify(wanted);
     if (text === this.asked) {
       if (this.isAnswered && !this.waiting.length) this.busy(false);
@@ -381,7 +361,7 @@ export class Page {
   }
 
   private findMarks(): void {
-    this.marks.findSoon(() => ({ source: this.source, screen: this.shown, part: this.stepsWanted() }));
+    this.marks.findSoon(() => ({ source: this.source, screen: this.shown, part: stepsWanted(this.look) }));
   }
 
   private forget(): void {

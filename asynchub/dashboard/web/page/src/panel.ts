@@ -48,7 +48,17 @@ export class Panel {
         {},
         h("h3", { title: cut(key, 600) }, h("bdi", {}, cut(key, 200))),
         this.note,
-        h("button", { type: "button", class: "quiet-button", "data-do": "large", "aria-label": `Large: ${cut(key, 80)}`, title: "Large (Enter)" }, "⤢"),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet-button",
+            "data-do": "large",
+            "aria-label": `Large: ${cut(key, 80)}`,
+            title: "Large (Enter)",
+          },
+          "⤢",
+        ),
       ),
       h("div", { class: "field" }, this.plot, this.say),
       this.truth,
@@ -124,7 +134,14 @@ export class Panel {
     if (this.chart && this.drawnAxis !== shown.axis) this.drop();
     if (this.chart || !this.plot.clientWidth) return;
     this.drawnAxis = shown.axis;
-    this.chart = new Chart(this.plot, shown.axis, this.plot.clientWidth, this.plot.clientHeight, shown.palette, this.listener(this));
+    this.chart = new Chart(
+      this.plot,
+      shown.axis,
+      this.plot.clientWidth,
+      this.plot.clientHeight,
+      shown.palette,
+      this.listener(this),
+    );
   }
 
   private tabulate(): void {
@@ -144,7 +161,12 @@ export class Panel {
     }
     const [from, to] = inView(series, this.chart.scale());
     const last = Math.min(to, from + MOST_TABLED);
-    const names = [heading(shown.axis), ...(series.single ? ["value"] : ["min", "mean", "max"]), ...(series.smooth ? ["smoothed"] : []), "not finite"];
+    const names = [
+      heading(shown.axis),
+      ...(series.single ? ["value"] : ["min", "mean", "max"]),
+      ...(series.smooth ? ["smoothed"] : []),
+      "not finite",
+    ];
     const rows = [];
     for (let row = from; row < last; row++) {
       const values = series.single ? [series.mean[row]!] : [series.low[row]!, series.mean[row]!, series.high[row]!];
@@ -170,7 +192,9 @@ export class Panel {
 function reaches(series: Series, range: [number, number] | null): boolean {
   if (!range || !series.monotone || !series.x.length) return series.x.length > 0;
   const last = series.x[series.x.length - 1]!;
-  return Number.isNaN(last) || (series.x[0]! <= range[1] && last + (series.axis === "step" ? series.width : 0) >= range[0]);
+  return (
+    Number.isNaN(last) || (series.x[0]! <= range[1] && last + (series.axis === "step" ? series.width : 0) >= range[0])
+  );
 }
 
 function heading(axis: Axis): string {

@@ -51,8 +51,12 @@ export function sorted(rows: RunRow[], by: string): RunRow[] {
   const down = by.startsWith("-");
   const key = by.replace(/^[-+]/, "");
   const value = (row: RunRow) => Number.parseFloat(row.metrics[key] ?? "");
-  const place = (row: RunRow) => (Number.isNaN(value(row)) ? Number.POSITIVE_INFINITY : down ? -value(row) : value(row));
-  return rows.map((row, at) => ({ row, at })).sort((a, b) => place(a.row) - place(b.row) || a.at - b.at).map(({ row }) => row);
+  const place = (row: RunRow) =>
+    Number.isNaN(value(row)) ? Number.POSITIVE_INFINITY : down ? -value(row) : value(row);
+  return rows
+    .map((row, at) => ({ row, at }))
+    .sort((a, b) => place(a.row) - place(b.row) || a.at - b.at)
+    .map(({ row }) => row);
 }
 
 export function showRuns(
@@ -66,12 +70,16 @@ export function showRuns(
   const rows = sorted(list?.rows ?? [], state.sort);
   const extra = screen && screen.row.id === main && !rows.some((row) => row.id === main) ? [screen.row] : [];
   showSort(list?.rows ?? [], state.sort);
-  morph(byId("runs-list"), [...extra, ...rows].map((row, at) => rowOf(row, at, row.id === main, coloured, state)));
+  morph(
+    byId("runs-list"),
+    [...extra, ...rows].map((row, at) => rowOf(row, at, row.id === main, coloured, state)),
+  );
   const problem = byId("runs-problem");
   problem.hidden = !list?.problem;
   problem.textContent = cut(list?.problem ?? "", 600);
   const parts = [];
-  if (drawn.length > coloured.size) parts.push(`${coloured.size} coloured of ${whole(drawn.length)}; the others are grey.`);
+  if (drawn.length > coloured.size)
+    parts.push(`${coloured.size} coloured of ${whole(drawn.length)}; the others are grey.`);
   if (rows.length > drawn.length) parts.push(`${whole(drawn.length)} of ${whole(rows.length)} drawn.`);
   if (list && list.more > 0) parts.push(`${whole(list.more)} more: filter them.`);
   byId("runs-count").textContent = parts.join(" ");
@@ -94,7 +102,13 @@ function rowOf(row: RunRow, at: number, isMain: boolean, coloured: Set<string>, 
         "data-do": "run",
         "data-arg": row.id,
         "aria-current": isMain ? "true" : null,
-        title: [row.name, row.folder, ...Object.entries(row.config).slice(0, 40).map(([name, value]) => `${name} = ${value}`)]
+        title: [
+          row.name,
+          row.folder,
+          ...Object.entries(row.config)
+            .slice(0, 40)
+            .map(([name, value]) => `${name} = ${value}`),
+        ]
           .map((line) => cut(line, 120))
           .join("\n"),
       },
@@ -120,10 +134,17 @@ function rowOf(row: RunRow, at: number, isMain: boolean, coloured: Set<string>, 
 
 function showSort(rows: RunRow[], by: string): void {
   const keys = new Set(rows.flatMap((row) => Object.keys(row.metrics)));
-  const options: [string, string][] = [["", "newest first"], ["name", "by name"]];
-  for (const key of [...keys].slice(0, 20)) options.push([`-${key}`, `${cut(key, 24)} ↓`], [`+${key}`, `${cut(key, 24)} ↑`]);
+  const options: [string, string][] = [
+    ["", "newest first"],
+    ["name", "by name"],
+  ];
+  for (const key of [...keys].slice(0, 20))
+    options.push([`-${key}`, `${cut(key, 24)} ↓`], [`+${key}`, `${cut(key, 24)} ↑`]);
   if (by && !options.some(([value]) => value === by)) options.push([by, cut(by, 26)]);
   const select = byId<HTMLSelectElement>("sort");
-  morph(select, options.map(([value, text]) => h("option", { value }, text)));
+  morph(
+    select,
+    options.map(([value, text]) => h("option", { value }, text)),
+  );
   if (select.value !== by) select.value = by;
 }

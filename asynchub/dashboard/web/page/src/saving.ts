@@ -52,20 +52,33 @@ export async function savePicture(page: Page, name: string): Promise<void> {
     panels.forEach((panel, at) => {
       const [x, y] = [GAP + (at % columns) * (WIDE + GAP), HEAD + Math.floor(at / columns) * (HIGH + TRUTH + 24 + GAP)];
       const ratio = devicePixelRatio || 1;
-      const chart = new Chart(place, page.state.now.axis, (WIDE * SIZE) / ratio, (HIGH * SIZE) / ratio, colours, { zoomed() {}, pointed() {}, picked() {} }, SIZE / ratio);
+      const chart = new Chart(
+        place,
+        page.state.now.axis,
+        (WIDE * SIZE) / ratio,
+        (HIGH * SIZE) / ratio,
+        colours,
+        { zoomed() {}, pointed() {}, picked() {} },
+        SIZE / ratio,
+      );
       chart.draw(panel.picture!);
       text(panel.key, x, y + 14, "600 13px", colours.ink, WIDE);
       ctx.drawImage(chart.canvas, x, y + 20, WIDE, HIGH);
       const truth = panel.picture!.drawing.footer;
       ctx.font = `11px system-ui, "DejaVu Sans", sans-serif`;
-      wrapped(ctx, truth, WIDE, 2).forEach((line, row) => text(line, x, y + 20 + HIGH + 14 + row * 14, "11px", colours.mute, WIDE));
+      wrapped(ctx, truth, WIDE, 2).forEach((line, row) =>
+        text(line, x, y + 20 + HIGH + 14 + row * 14, "11px", colours.mute, WIDE),
+      );
       chart.destroy();
     });
   } finally {
     place.remove();
   }
   let [x, y] = [GAP, height - legendHeight(page) + 8];
-  for (const run of page.drawn().reverse().filter((one) => one.rank > 0)) {
+  for (const run of page
+    .drawn()
+    .reverse()
+    .filter((one) => one.rank > 0)) {
     [ctx.strokeStyle, ctx.lineWidth] = [run.colour, 3];
     ctx.setLineDash(DASHES[run.dash % DASHES.length]!);
     ctx.beginPath();
@@ -88,7 +101,8 @@ function legendHeight(page: Page): number {
 
 function fitting(ctx: CanvasRenderingContext2D, words: string, most: number): string {
   let shown = words.slice(0, 1000);
-  while (shown.length > 1 && ctx.measureText(shown).width > most) shown = `${shown.slice(0, Math.floor(shown.length * 0.95) - 1)}…`;
+  while (shown.length > 1 && ctx.measureText(shown).width > most)
+    shown = `${shown.slice(0, Math.floor(shown.length * 0.95) - 1)}…`;
   return shown;
 }
 

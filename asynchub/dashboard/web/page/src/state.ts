@@ -42,7 +42,9 @@ export const WINDOW = 1000;
 export function parse(fragment: string): ViewState {
   const said = new URLSearchParams(fragment.replace(/^#/, ""));
   const axis = AXES.find((one) => one === said.get("x")) ?? "step";
-  const [from, to] = (said.get("range") ?? "").split("..").map((text) => (text.trim() === "" ? Number.NaN : Number(text)));
+  const [from, to] = (said.get("range") ?? "")
+    .split("..")
+    .map((text) => (text.trim() === "" ? Number.NaN : Number(text)));
   const [kind, steps] = (said.get("smooth") ?? "").split(":");
   const window = Number(steps);
   return {

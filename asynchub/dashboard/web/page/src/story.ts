@@ -26,7 +26,10 @@ export function showStory(screen: Screen | null): void {
   morph(byId("pipelines"), (screen?.pipelines ?? []).map(pipeline));
   const asked = screen?.asked ?? [];
   byId("asked").hidden = asked.length === 0;
-  morph(byId("asked"), [h("h2", {}, "Requests"), h("ul", { class: "asked" }, ...asked.map((one) => h("li", {}, askedLine(one))))]);
+  morph(byId("asked"), [
+    h("h2", {}, "Requests"),
+    h("ul", { class: "asked" }, ...asked.map((one) => h("li", {}, askedLine(one)))),
+  ]);
   morph(byId("marks"), decisions(screen));
 }
 
@@ -35,15 +38,21 @@ function pipeline(card: PipelineCard): HTMLElement {
     "section",
     { class: "card", "aria-label": `Pipeline ${cut(card.name, 60)}` },
     h("h2", {}, cut(card.name, 80), " ", h("span", { class: `note ${card.level}` }, cut(card.headline, 400))),
-    h("ol", { class: "stages" }, ...card.stages.map((stage) =>
-      h(
-        "li",
-        { class: stage.limits ? "stage hot" : "stage" },
-        h("b", {}, cut(stage.name, 60), stage.limits ? h("span", { class: "warn" }, " ▲ limits") : null),
-        h("span", {}, cut(stage.text, 120)),
-        stage.busy === null ? null : h("meter", { value: Math.max(0, Math.min(1, stage.busy)), min: 0, max: 1, "aria-label": "busy" }),
+    h(
+      "ol",
+      { class: "stages" },
+      ...card.stages.map((stage) =>
+        h(
+          "li",
+          { class: stage.limits ? "stage hot" : "stage" },
+          h("b", {}, cut(stage.name, 60), stage.limits ? h("span", { class: "warn" }, " ▲ limits") : null),
+          h("span", {}, cut(stage.text, 120)),
+          stage.busy === null
+            ? null
+            : h("meter", { value: Math.max(0, Math.min(1, stage.busy)), min: 0, max: 1, "aria-label": "busy" }),
+        ),
       ),
-    )),
+    ),
   );
 }
 
@@ -52,15 +61,31 @@ export function askedLine(one: Asked): HTMLElement {
   const bad = one.state === "refused" || one.state === "expired";
   const reached = STATES.indexOf(one.state);
   const steps = bad
-    ? h("span", { class: "bad" }, `▲ ${one.state}${one.step === null ? "" : ` at step ${whole(one.step)}`}${one.error ? `: ${cut(one.error, 400)}` : ""}`)
-    : h("span", { class: "way" }, ...STATES.map((state, at) =>
-        h("span", { class: at <= reached ? "reached" : "ahead" }, `${at <= reached ? "●" : "○"} ${state}${state === "applied" && one.step !== null ? ` at step ${whole(one.step)}` : ""}`),
-      ));
+    ? h(
+        "span",
+        { class: "bad" },
+        `▲ ${one.state}${one.step === null ? "" : ` at step ${whole(one.step)}`}${one.error ? `: ${cut(one.error, 400)}` : ""}`,
+      )
+    : h(
+        "span",
+        { class: "way" },
+        ...STATES.map((state, at) =>
+          h(
+            "span",
+            { class: at <= reached ? "reached" : "ahead" },
+            `${at <= reached ? "●" : "○"} ${state}${state === "applied" && one.step !== null ? ` at step ${whole(one.step)}` : ""}`,
+          ),
+        ),
+      );
   return h(
     "div",
     { class: "request" },
     h("b", {}, cut(one.what, 200)),
-    h("span", { class: "mute" }, ` ${cut(one.who, 80)}${one.why ? `: ${cut(one.why, 200)}` : ""} · ${moment(one.time)}`),
+    h(
+      "span",
+      { class: "mute" },
+      ` ${cut(one.who, 80)}${one.why ? `: ${cut(one.why, 200)}` : ""} · ${moment(one.time)}`,
+    ),
     steps,
   );
 }
@@ -68,7 +93,11 @@ export function askedLine(one: Asked): HTMLElement {
 function decisions(screen: Screen | null): Child[] {
   const marks = screen?.marks ?? [];
   const total = screen?.marks_total ?? 0;
-  const note = !total ? "none so far" : marks.length < total ? `the newest ${whole(marks.length)} of ${whole(total)}; each is a mark on the curves` : "each is a mark on the curves";
+  const note = !total
+    ? "none so far"
+    : marks.length < total
+      ? `the newest ${whole(marks.length)} of ${whole(total)}; each is a mark on the curves`
+      : "each is a mark on the curves";
   const title = h("h2", {}, "Decisions ", h("span", { class: "note mute" }, note));
   if (!marks.length) return [title];
   return [
@@ -97,7 +126,13 @@ function decision(mark: Mark): HTMLElement {
       {},
       h(
         "button",
-        { type: "button", class: "link", "data-do": "mark", "data-arg": String(mark.seq), title: "Zoom to it, and show what the rule saw" },
+        {
+          type: "button",
+          class: "link",
+          "data-do": "mark",
+          "data-arg": String(mark.seq),
+          title: "Zoom to it, and show what the rule saw",
+        },
         h("span", { "aria-hidden": "true" }, `${sign} `),
         step,
         h("span", { class: "unseen" }, ` ${words}`),
@@ -114,7 +149,11 @@ export function markInWords(mark: Mark): HTMLElement[] {
   const [, words] = KINDS[mark.kind] ?? KINDS.acted;
   const inputs = Object.entries(mark.inputs).slice(0, 40);
   return [
-    h("p", { class: "mute" }, `${words} · step ${mark.step === null ? "not known" : whole(mark.step)} · ${moment(mark.time)} · ${cut(mark.who, 120)}`),
+    h(
+      "p",
+      { class: "mute" },
+      `${words} · step ${mark.step === null ? "not known" : whole(mark.step)} · ${moment(mark.time)} · ${cut(mark.who, 120)}`,
+    ),
     mark.why ? h("p", {}, cut(mark.why, 1000)) : h("p", { class: "mute" }, "no reason was given"),
     ...(inputs.length
       ? [

@@ -54,12 +54,37 @@ export function showToolbar(state: ViewState, offer: Offer): void {
     h(
       "span",
       { class: "seg", role: "group", "aria-label": "Part of the x axis" },
-      h("button", { type: "button", "data-do": "pan", "data-arg": "-1", "aria-label": "Earlier", title: "Earlier (h)" }, "◀"),
-      h("button", { type: "button", "data-do": "scale", "data-arg": "0.5", "aria-label": "Zoom in", title: "Zoom in (+)" }, "+"),
-      h("button", { type: "button", "data-do": "scale", "data-arg": "2", "aria-label": "Zoom out", title: "Zoom out (-)" }, "−"),
-      h("button", { type: "button", "data-do": "pan", "data-arg": "1", "aria-label": "Later", title: "Later (l)" }, "▶"),
+      h(
+        "button",
+        { type: "button", "data-do": "pan", "data-arg": "-1", "aria-label": "Earlier", title: "Earlier (h)" },
+        "◀",
+      ),
+      h(
+        "button",
+        { type: "button", "data-do": "scale", "data-arg": "0.5", "aria-label": "Zoom in", title: "Zoom in (+)" },
+        "+",
+      ),
+      h(
+        "button",
+        { type: "button", "data-do": "scale", "data-arg": "2", "aria-label": "Zoom out", title: "Zoom out (-)" },
+        "−",
+      ),
+      h(
+        "button",
+        { type: "button", "data-do": "pan", "data-arg": "1", "aria-label": "Later", title: "Later (l)" },
+        "▶",
+      ),
       h("button", { type: "button", "data-do": "own", title: "The steps of this run (r)" }, "Run"),
-      h("button", { type: "button", "data-do": "whole", title: "The steps of all runs (g)", "aria-pressed": String(state.range === null) }, "Whole"),
+      h(
+        "button",
+        {
+          type: "button",
+          "data-do": "whole",
+          title: "The steps of all runs (g)",
+          "aria-pressed": String(state.range === null),
+        },
+        "Whole",
+      ),
     ),
     h("span", { class: "space" }),
     offer.whatIf ? tool("what-if", "What if…", "Try a stopping rule on these runs (w)") : null,
@@ -68,7 +93,8 @@ export function showToolbar(state: ViewState, offer: Offer): void {
   const select = byId("tools").querySelector<HTMLSelectElement>("#smoothing");
   if (select && select.value !== state.smoothing) select.value = state.smoothing;
   const steps = byId("tools").querySelector<HTMLInputElement>("#window");
-  if (steps && document.activeElement !== steps && steps.value !== String(state.window)) steps.value = String(state.window);
+  if (steps && document.activeElement !== steps && steps.value !== String(state.window))
+    steps.value = String(state.window);
 }
 
 function smoothing(state: ViewState): HTMLElement {
@@ -83,9 +109,20 @@ function smoothing(state: ViewState): HTMLElement {
       h("option", { value: "mean" }, "mean of the last"),
       h("option", { value: "ema" }, "EMA, half-life"),
     ),
-    off ? null : h("input", { id: "window", type: "number", min: 1, step: 1, "aria-label": "Steps to smooth over", list: "windows" }),
+    off
+      ? null
+      : h("input", {
+          id: "window",
+          type: "number",
+          min: 1,
+          step: 1,
+          "aria-label": "Steps to smooth over",
+          list: "windows",
+        }),
     off ? null : h("span", { class: "mute" }, "steps"),
-    off ? null : h("datalist", { id: "windows" }, ...[10, 100, 1000, 10_000, 100_000].map((value) => h("option", { value }))),
+    off
+      ? null
+      : h("datalist", { id: "windows" }, ...[10, 100, 1000, 10_000, 100_000].map((value) => h("option", { value }))),
   );
 }
 

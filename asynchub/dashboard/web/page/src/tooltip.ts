@@ -48,14 +48,16 @@ function nearestRow(series: Series, x: number): number {
   const { x: places } = series;
   if (!series.monotone) {
     let best = 0;
-    for (let row = 1; row < places.length; row++) if (Math.abs(places[row]! - x) < Math.abs(places[best]! - x)) best = row;
+    for (let row = 1; row < places.length; row++)
+      if (Math.abs(places[row]! - x) < Math.abs(places[best]! - x)) best = row;
     return best;
   }
   const after = lowerBound(places, x);
   if (after < places.length && places[after] === x) return after;
   if (after === 0) return 0;
   if (after >= places.length || Number.isNaN(places[after]!)) return after - 1;
-  if (!series.single && series.axis === "step") return x < places[after - 1]! + series.width ? after - 1 : nearer(places, after, x);
+  if (!series.single && series.axis === "step")
+    return x < places[after - 1]! + series.width ? after - 1 : nearer(places, after, x);
   return nearer(places, after, x);
 }
 
@@ -80,17 +82,24 @@ export class Tooltip {
       return;
     }
     const first = found[0];
-    const lines = at.spot ? at.spot.text.split("\n").slice(0, 6).map((text) => h("p", { class: "spot" }, cut(text, 200))) : [];
-    const rows = found.slice(0, MOST_ROWS).map(({ run, series, row }) =>
-      h(
-        "tr",
-        {},
-        h("td", {}, swatch(run.colour, run.dash)),
-        h("td", { class: "who" }, h("bdi", {}, cut(run.name, 60))),
-        h("td", { class: "value" }, valueInWords(series, row)),
-        h("td", { class: "mute" }, rangeInWords(series, row)),
-      ),
-    );
+    const lines = at.spot
+      ? at.spot.text
+          .split("\n")
+          .slice(0, 6)
+          .map((text) => h("p", { class: "spot" }, cut(text, 200)))
+      : [];
+    const rows = found
+      .slice(0, MOST_ROWS)
+      .map(({ run, series, row }) =>
+        h(
+          "tr",
+          {},
+          h("td", {}, swatch(run.colour, run.dash)),
+          h("td", { class: "who" }, h("bdi", {}, cut(run.name, 60))),
+          h("td", { class: "value" }, valueInWords(series, row)),
+          h("td", { class: "mute" }, rangeInWords(series, row)),
+        ),
+      );
     const more = found.length - MOST_ROWS;
     morph(this.box, [
       ...lines,
@@ -127,7 +136,8 @@ function valueInWords(series: Series, row: number): string {
 
 function rangeInWords(series: Series, row: number): string {
   const parts = [];
-  if (!series.single && !Number.isNaN(series.high[row]!)) parts.push(`${number(series.low[row]!)} to ${number(series.high[row]!)}`);
+  if (!series.single && !Number.isNaN(series.high[row]!))
+    parts.push(`${number(series.low[row]!)} to ${number(series.high[row]!)}`);
   if (series.single && series.smooth) parts.push(`raw ${number(series.mean[row]!)}`);
   if (series.bad[row]!) parts.push(`◆ ${whole(series.bad[row]!)} not finite`);
   return parts.join(" · ");

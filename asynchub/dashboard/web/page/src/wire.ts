@@ -39,7 +39,11 @@ export interface Series {
 export interface Part {
   key: string;
   drawing: Drawing;
-  series: { head: Omit<Series, "x" | "low" | "high" | "mean" | "smooth" | "bad" | "step">; from: number; rows: Columns }[];
+  series: {
+    head: Omit<Series, "x" | "low" | "high" | "mean" | "smooth" | "bad" | "step">;
+    from: number;
+    rows: Columns;
+  }[];
 }
 
 export interface Message {
@@ -61,14 +65,16 @@ export function decode(buffer: ArrayBuffer): Message {
   const size = new DataView(buffer).getUint32(4, true);
   const head = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + size)));
   const data = Math.ceil((8 + size) / 8) * 8;
-  const parts = head.charts.map((chart: any): Part => ({
-    key: chart.key,
-    drawing: chart.drawing,
-    series: chart.series.map((one: any) => {
-      const { from, columns, rows: _, ...rest } = one;
-      return { head: rest, from, rows: columnsOf(buffer, data, columns) };
+  const parts = head.charts.map(
+    (chart: any): Part => ({
+      key: chart.key,
+      drawing: chart.drawing,
+      series: chart.series.map((one: any) => {
+        const { from, columns, rows: _, ...rest } = one;
+        return { head: rest, from, rows: columnsOf(buffer, data, columns) };
+      }),
     }),
-  }));
+  );
   return { n: head.n ?? null, parts };
 }
 
@@ -121,7 +127,6 @@ export class Curves {
   keep(keys: string[]): void {
     for (const key of [...this.charts.keys()]) if (!keys.includes(key)) this.charts.delete(key);
   }
-
 }
 
 function joined(old: Columns, rows: Columns, from: number): Columns {
