@@ -22,6 +22,8 @@ __all__ = ("Parameter", "applying", "declared")
 Apply = Callable[[Any], object]
 LISTED = 20
 """Names that an error lists."""
+SHORT = 80
+"""Letters of a value in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,15 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip("."):
-            raise ArgumentError(f"a parameter needs a name such as 'lr' or '.patience', got {self.name!r:.80}")
+            raise ArgumentError(f"a parameter needs a name such as 'lr' or '.patience', got {_shortened(self.name)}")
         for what, function in (("get", self.get), ("set", self.set)):
             if function is not None and not callable(function):
-                raise ArgumentError(f"{what} of {self.name!r} must be a function or None, got {function!r:.80}")
+                raise ArgumentError(f"{what} of {self.name!r} must be a function or None, got {_shortened(function)}")
         for bound in (self.low, self.high):
             if bound is not None and not _is_number(bound):
-                raise ArgumentError(f"the bounds of {self.name!r} must be finite numbers or None, got {bound!r:.80}")
+                raise ArgumentError(
+                    f"the bounds of {self.name!r} must be finite numbers or None, got {_shortened(bound)}"
+                )
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ArgumentError(f"the bounds of {self.name!r} cross: {self.low} is above {self.high}")
 
@@ -70,14 +74,14 @@ class Parameter:
             ArgumentError: it is no finite number, or out of bounds.
         """
         if not _is_number(value):
-            raise ArgumentError(f"{self.name} takes a finite number, got {value!r:.80}")
+            raise ArgumentError(f"{self.name} takes a finite number, got {_shortened(value)}")
         number: Any = value
         if self.integer:
             if number != int(number):
-                raise ArgumentError(f"{self.name} takes a whole number, got {value!r:.80}")
+                raise ArgumentError(f"{self.name} takes a whole number, got {_shortened(value)}")
             number = int(number)
         if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
-            raise ArgumentError(f"{self.name} takes {self.range_in_words()}, got {value!r:.80}")
+            raise ArgumentError(f"{self.name} takes {self.range_in_words()}, got {_shortened(value)}")
         return number  # type: ignore[no-any-return]  # `_is_number` has looked at it
 
     def range_in_words(self) -> str:
@@ -102,6 +106,14 @@ def _is_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an int beyond every float
         return False
+
+
+def _shortened(value: object) -> str:
+    """Return a value as text, of at most ``SHORT`` letters, whatever it is."""
+    try:
+        return repr(value)[:SHORT]
+    except ValueError:  # an int of more digits than Python writes
+        return "a huge integer"
 
 
 def declared(subscribers: Iterable[tuple[str, object]]) -> dict[str, Parameter]:
@@ -176,7 +188,7 @@ def _change(
     old = parameter.value()
     if parameter.set is not None:
         if request.group is not None:
-            raise ArgumentError(f"{parameter.name} has no groups, got group {request.group!r:.80}")
+            raise ArgumentError(f"{parameter.name} has no groups, got group {_shortened(request.group)}")
         parameter.set(value)
     elif otherwise is not None:
         otherwise(request)

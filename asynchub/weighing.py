@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from asynchub.dashboard.marks import LIMITS
 from asynchub.errors import ArgumentError
 from asynchub.requests import ParameterChanged
 from asynchub.rules import written
@@ -248,10 +249,11 @@ def _requests(group: Sequence[Outcome]) -> list[Column]:
 
 
 def _verdicts(group: Sequence[Outcome]) -> list[Column]:
-    """Return what rules decided if nothing followed from it."""
+    """Return what rules decided if nothing followed from it; that they have said where a limit lies is no decision."""
     if any(one.stop or one.answers.changes or one.answers.requests for one in group):
         return []
-    counts = [", ".join(f"{verdict} {n}" for verdict, n in one.answers.verdicts.most_common()) for one in group]
+    decided = [[one for one in each.answers.verdicts.most_common() if one[0] not in LIMITS] for each in group]
+    counts = [", ".join(f"{verdict} {n}" for verdict, n in some) for some in decided]
     return [Column("decided", counts, rank=3, text=True)] if any(counts) else []
 
 

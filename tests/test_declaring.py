@@ -233,3 +233,19 @@ def test_a_state_from_before_patience_could_be_set_is_taken() -> None:
     stopping = EarlyStopping("loss", patience=4)
     stopping.load_state_dict(state)
     assert stopping.patience == 4
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["any", "whole"])
+def test_an_integer_of_more_digits_than_python_writes_is_refused_in_words(integer: bool) -> None:
+    for number in (10**5000, -(10**5000)):
+        with pytest.raises(ArgumentError, match="lr takes a finite number, got a huge integer"):
+            Parameter("lr", integer=integer).checked(number)
+        with pytest.raises(ArgumentError, match="must be finite numbers or None, got a huge integer"):
+            Parameter("lr", low=number, integer=integer)
+    hub, knob = MessageHub("hub"), Knob()
+    hub.attach(knob)
+    refused = asked(hub, "Knob.value", 10**5000)[-1]
+    assert isinstance(refused, RequestRefused)
+    assert "got a huge integer" in refused.error
+    assert knob.value == 2.0
+    hub.close()

@@ -170,3 +170,10 @@ def test_json_has_all_that_the_tables_leave_out() -> None:
     assert first["verdicts"] == {"improved": 2, "waiting": 1, "stop": 1}
     assert second["changes"] == [{"step": 20, "name": "lr", "group": 0, "new": "NaN"}]
     assert second["stop"] is None
+
+
+def test_where_limits_lie_is_no_decision() -> None:
+    (outcome,) = tried("MaxSteps:1000")
+    assert outcome.answers.verdicts["step_limit"] == 1
+    assert "step_limit" not in outcomes_table([outcome], width=200)
+    assert "decided" not in outcomes_table([outcome], width=200)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from asynchub.errors import AsyncHubError
 from asynchub.patterns import matcher
 from asynchub.subscribers.display import RESULT_KEYS, format_quantity
 
-__all__ = ("MOST", "Bests", "chosen", "main_keys")
+__all__ = ("MOST", "Bests", "Choice", "chosen", "main_keys")
 
 MOST = 4
 """Charts on the first screen."""
@@ -85,8 +86,34 @@ def _is_loss(key: str) -> bool:
 
 def main_keys(facts: RunFacts, charts: Iterable[str], most: int) -> list[str]:
     """Return keys whose newest values stand in a list of runs: those of the charts, then others."""
-    keys = dict.fromkeys([*charts, *facts.newest])
-    return [key for key in list(keys)[:most] if key in facts.newest]
+    keys = dict.fromkeys([*charts, *islice(facts.newest, most)])
+    return [key for key in islice(keys, most) if key in facts.newest]
+
+
+class Choice:
+    """The charts of a run, which are chosen anew only when it has other keys, or its rules say something else."""
+
+    def __init__(self) -> None:
+        self._facts: RunFacts | None = None
+        self._made_of: tuple[object, ...] = ()
+        self._found: dict[str, tuple[str, Mode]] = {}
+
+    def of(self, facts: RunFacts, keys: Collection[str]) -> dict[str, tuple[str, Mode]]:
+        """Return what ``chosen`` does.
+
+        Args:
+            facts: of the run.
+            keys: its scalars; of the same facts and the same number they are the same ones.
+        """
+        states = facts.states
+        rules = [
+            (one.author, one.kind(states), one.mode, len(one.monitors)) for one in list(facts.rulings.known.values())
+        ]
+        made_of = (len(keys), rules)
+        if facts is not self._facts or made_of != self._made_of:
+            self._found = chosen(facts, keys)
+            self._facts, self._made_of = facts, made_of
+        return self._found
 
 
 class Bests:

@@ -1,7 +1,8 @@
 """The facts of a run, read from its folder: what it says now at once, all that it ever said in slices.
 
 Fast: the newest events of a journal, and its first ones, are looked at before all others, so that what a run does now
-    is known in milliseconds, however long it is. ``is_whole`` says whether what came between is known, too.
+    is known in milliseconds, however long it is. ``is_whole`` says whether what came between is known, too; of a short
+    run it is at once.
 Sources: a journal; before what is deleted of it, a snapshot; without one, the newest snapshot, or a ``metrics.jsonl``.
 Harmless: the folder is only read.
 Threads: one at a time.
@@ -45,6 +46,10 @@ SMALL = 2**20
 """Bytes that a snapshot may have to be looked at for nothing but the names of rules."""
 SNAPSHOT = 2**28
 """Bytes that a snapshot may have to be looked at."""
+SHORT = 2**21
+"""Bytes of a journal, at most, that is read to its end at the first look."""
+AT_ONCE = 0.1
+"""Seconds, at most, that this may take."""
 
 
 class FactReader:
@@ -81,7 +86,7 @@ class FactReader:
         self._walk: Walk | None = None
         self._growing = RunFacts()
         self._outside: tuple[str, int, int] | None = None
-        self._offset = 0
+        self._offset = self._size = self._first = 0
 
     @property
     def damages(self) -> list[str]:
@@ -98,24 +103,40 @@ class FactReader:
         """Name of the hub that wrote it; "" while that is not known."""
         return self._head.name if self._head is not None else ""
 
-    def update(self, seconds: float = float("inf")) -> bool:
+    @property
+    def share(self) -> float:
+        """How much of the past is in ``facts``, from 0 to 1, by the number of its events, or its bytes."""
+        if self.is_whole:
+            return 1.0
+        if self.source == "log":
+            return min(self._offset / max(self._size, 1), 1.0)
+        newest = max(self.facts.seq - self._first, 1)
+        return 0.0 if self._walk is None else min(max((self._walk.seq - self._first) / newest, 0.0), 1.0)
+
+    def update(self, seconds: float = float("inf"), only_ends: bool = False) -> bool:
         """Take what has come since; return whether there is more.
 
         It raises nothing about the run: what is wrong with it is in ``problem``.
 
         Args:
-            seconds: how long to go on at most, about.
+            seconds: how long to go on at most, about; a short past is read to its end when it is first looked at.
+            only_ends: whether to look at nothing but the ends of a journal that was not looked at before.
         """
         deadline = time.monotonic() + seconds
         try:
-            if self._head is None:
+            opens = self._head is None
+            if opens:
                 journal = find_journal(self.folder)
                 if journal is None:
                     return self._look_outside(deadline)
                 if not self._open(journal):
                     return False
-                if time.monotonic() > deadline:
+                if only_ends:
                     return True
+            if self._walk is None and self.journal is not None and _size_of(self.journal) <= SHORT:
+                deadline = max(deadline, time.monotonic() + AT_ONCE)
+            elif opens and time.monotonic() > deadline:
+                return True
             return self._follow(deadline)
         except JournalError as error:  # another run has taken its place
             self._forget()
@@ -159,6 +180,7 @@ class FactReader:
         first = files[0][1] if files else 1
         if first > 1 and self._take_snapshot(first - 1, head.run_id.hex()):
             walk.seq = self._growing.seq = first - 1
+        self._first = first - 1
         return walk
 
     def _follow(self, deadline: float) -> bool:
@@ -259,7 +281,7 @@ class FactReader:
         if self.source != "log" or size < self._offset:
             self._forget()
             self.source = "log"
-        self.is_whole = True
+        self.is_whole, self._size = True, size
         with path.open("rb") as file:
             while self._offset < size:
                 file.seek(self._offset)
@@ -298,6 +320,11 @@ class FactReader:
                 self.facts.take(_batch_of(scalars))
             except (ValueError, TypeError, OverflowError) as error:
                 self.problem = f"{path}: a line is no event: {error}"
+
+
+def _size_of(journal: Path) -> int:
+    """Return how many bytes the segments of a journal have."""
+    return sum(path.stat().st_size for _, _, path in segment_files(journal))
 
 
 def _batch_of(events: Sequence[ScalarUpdated]) -> Batch:

@@ -1,6 +1,8 @@
 """Decisions and what went wrong, as marks on the curves: who, what and why of each.
 
-One mark: a request and what became of it are one, at the step at which it was asked.
+One mark: a request and what became of it are one, at the step at which it was asked; what it changed is a part of it.
+No mark: what limits a pipeline, ``BottleneckChanged``, is a finding, which changes hands every few seconds where two
+    stages are about as fast, and would hide what was decided. The lines about speed, and the cards, have the newest.
 Kept: the newest ``MOST``; all are counted.
 Threads: one at a time.
 """
@@ -23,11 +25,10 @@ from asynchub.events import (
     TrackerDegraded,
     TrackerRestored,
 )
-from asynchub.pipeline.layout import bottleneck_in_words
-from asynchub.pipeline.report import Verdict
 from asynchub.requests import (
     Decided,
     ParameterChanged,
+    ParameterChangeRequested,
     PauseEnded,
     Request,
     RequestApplied,
@@ -58,6 +59,8 @@ TAKEN = {"call": "called its function", "clip": "clipped the gradients", "recove
 """Verdicts of what was done, in words."""
 HELD = {"tolerated": "held, no action", "late": "left out, came too late", "at_bound": "no change, at its bound"}
 """Verdicts of what was not done, in words."""
+MOST_PENDING = 100
+"""Changes of parameters that are asked for and not answered, which are looked through; of more, the newest."""
 PROGRAM = "program"
 ASKED = ", asked for"
 """Behind what is asked for, as long as nothing has become of it."""
@@ -115,6 +118,7 @@ class Marks:
         self._stands: dict[str, str] = {}
         self._changes: tuple[Any, ...] = ()
         self._last = -1
+        self._pending: dict[int, ParameterChangeRequested] = {}
 
     def kept(self) -> list[Mark]:
         """Return those that are kept, oldest first."""
@@ -134,6 +138,10 @@ class Marks:
             mark = self._changed(event)
         else:
             mark = _mark_of(event, self._seen_by(event))
+            if isinstance(event, ParameterChangeRequested):
+                self._pending[event.seq] = event
+                if len(self._pending) > MOST_PENDING:
+                    del self._pending[next(iter(self._pending))]
         if mark is not None:
             self.add(mark)
 
@@ -156,6 +164,7 @@ class Marks:
 
     def _answered(self, event: RequestApplied | RequestRefused) -> Mark:
         asked = self._kept.get(event.request_seq)
+        self._pending.pop(event.request_seq, None)
         what = _kind_in_words(event.request) if asked is None else asked.what.removesuffix(ASKED)
         kind: Kind = "manual" if event.id else "acted"
         why = shown(event.reason)
@@ -184,20 +193,33 @@ class Marks:
             if f" {change}" not in before.what:
                 self._kept[before.seq] = replace(before, what=shown(f"{before.what}, [{event.group}] {change}"))
             return None
-        self._changes, self._last = same, event.seq
         group = f"[{event.group}]" if event.group else ""
+        what, short = shown(f"{event.name}{group} {change}"), change_in_short(event.name, event.old, event.new)
+        asked = self._asked(event)
+        self._changes, self._last = same, event.seq if asked is None else asked.seq
+        if asked is not None:
+            return replace(asked, what=what, short=short)
         return Mark(
             event.seq,
             event.step,
             event.time,
             shown(event.author) or PROGRAM,
-            shown(f"{event.name}{group} {change}"),
+            what,
             shown(event.reason),
             "acted",
             "",
-            change_in_short(event.name, event.old, event.new),
+            short,
             inputs_of(self._seen_by(event)),
         )
+
+    def _asked(self, event: ParameterChanged) -> Mark | None:
+        """Return the mark of the request that a change comes of: the oldest that is not answered; None if of none."""
+        for seq, request in self._pending.items():
+            same = (request.author, request.name, request.reason) == (event.author, event.name, event.reason)
+            if same and request.group in (None, event.group):
+                del self._pending[seq]  # what else comes of it is of another group
+                return self._kept.get(seq)
+        return None
 
 
 def _of_decided(event: Decided, before: Decided | None) -> Mark | None:
@@ -256,11 +278,7 @@ def _mark_of(event: Event, decided: Decided | None) -> Mark | None:
         case TrackerDegraded() | TrackerRestored():
             who = shown(event.tracker)
         case BottleneckChanged():
-            who, kind, short = shown(event.pipeline), "suggested", shown(event.stage or event.kind)
-            words = bottleneck_in_words(Verdict(event.kind, event.stage))  # type: ignore[arg-type]  # of any version
-            what = shown(f"limited by {words}" if event.kind in ("stage", "loop") else f"bottleneck: {words}")
-            worth = f", worth at most +{100 * event.gain:,.0f} %" if event.gain else ""
-            why = shown(f"{event.reason}{worth}")
+            return None
         case ConcurrencyChanged():
             who, why, short = shown(event.author or event.pipeline), shown(event.reason), f"{event.old} -> {event.new}"
             what = shown(f"{event.stage}: {event.old} -> {event.new} at once")

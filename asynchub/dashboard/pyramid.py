@@ -7,7 +7,7 @@ Fresh: ``update`` takes what has come since, from the tail of the journal, too. 
 Harmless: the folder of the run is only read. Closed buckets are kept in a cache, so that a long run opens at once the
     next time; without one, or with one that is damaged, the journal is read from its beginning.
 Viewers: one that looks at a run keeps the cache; others read it, and hold what is newer in memory.
-Memory: what is not in the cache: of a run that is followed, at most some 10 MB; of one whose cache cannot be written,
+Memory: what is not in the cache: of a run that is followed, at most some 20 MB; of one whose cache cannot be written,
     or that has no journal, about 2 and 100 bytes a value.
 Threads: any thread may call anything here; one at a time goes on.
 """

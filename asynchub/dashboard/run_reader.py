@@ -225,7 +225,7 @@ class RunReader:
     def _take(self, batch: Batch | EventsDropped) -> None:
         state = self.growth.state
         if isinstance(batch, EventsDropped):
-            if state.seq or not self._take_past(batch.seq):
+            if not self._take_past(batch.seq):
                 state.missed += batch.missed
             state.seq = batch.seq
             return
@@ -286,19 +286,19 @@ class RunReader:
 
     def _again_or_past(self, intervals: Sequence[tuple[int, int]], numbers: Mapping[str, int]) -> Owned:
         """Return what ``again`` does, and of what the journal has deleted by now the values that a snapshot has."""
-        files = segment_files(self.journal) if self.journal is not None else []
         values = self.again(intervals, numbers)
+        files = segment_files(self.journal) if self.journal is not None else []  # after: some may just have gone
         if not files or not intervals or intervals[0][0] >= files[0][1]:
             return values
         past = self._past(files[0][1] - 1)
         if past is None:
             return values
-        state = self.growth.state
-        state.epochs = sorted({*state.epochs, *past.epochs})
+        self.growth.state.epochs = sorted({*self.growth.state.epochs, *past.epochs})
         owners = np.array([self.growth.number_of(key) for key in past.keys], np.int64)[past.values.owners]
         wanted = inside([(first - 1, last) for first, last in intervals], past.values.rows.first_seq)
         wanted &= np.isin(owners, list(numbers.values()))
-        return together([Owned(owners, past.values.rows).take(wanted), values], 1)
+        kept = values.take(values.rows.first_seq >= files[0][1])
+        return together([Owned(owners, past.values.rows).take(wanted), kept], 1)
 
     # --- without a journal
 
@@ -318,9 +318,10 @@ class RunReader:
             return None
 
     def _take_all(self, past: Past) -> None:
-        numbers = np.array([self.growth.number_of(key) for key in past.keys], np.int64)
-        self.growth.state.epochs += past.epochs
-        self._feed_values(Owned(numbers[past.values.owners], past.values.rows))
+        numbers = np.array([self.growth.number_of(key) for key in past.keys], np.int64)[past.values.owners]
+        newer = past.values.rows.first_seq > (self.growth.state.seq or -1)
+        self.growth.state.epochs += [epoch for epoch in past.epochs if epoch[0] > self.growth.state.seq]
+        self._feed_values(Owned(numbers, past.values.rows).take(newer))
 
     def _look_outside(self) -> None:
         """Take the values of a run without a journal, if there are other ones than before."""

@@ -159,8 +159,9 @@ def _between(values: Buckets, firsts: Array, lasts: Array) -> Buckets:
     ends = np.searchsorted(values.first_seq, lasts, side="right")
     if not len(begins):
         return values.take(slice(0, 0))
-    if bool((begins[1:] == ends[:-1]).all()):
-        return values.take(slice(int(begins[0]), int(ends[-1])))
+    first, last = int(begins[0]), int(ends[-1])
+    if 2 * (last - first) > values.size and bool((begins[1:] == ends[:-1]).all()):
+        return values.take(slice(first, last))  # a small part would hold all the others
     steps = np.zeros(values.size + 1, np.int64)
     np.add.at(steps, begins, 1)
     np.add.at(steps, ends, -1)

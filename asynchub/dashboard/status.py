@@ -38,7 +38,7 @@ class Seen(NamedTuple):
         writer: how its writer is.
         closed: whether its journal ends as one does that was closed.
         age: seconds since the newest event; None if there is none.
-        is_whole: whether all of the past was read.
+        read: how much of its past is read, as a share, if that takes so long that it is worth a word; else None.
         problem: what is wrong with its folder, in words.
         stop: why it was to stop, as a snapshot says that is all there is; None if it was not.
         waited: seconds without an event that were seen to end.
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
     writer: Writer
     closed: bool
     age: float | None
-    is_whole: bool = True
+    read: float | None = None
     problem: str = ""
     stop: str | None = None
     waited: float = 0.0
@@ -219,8 +219,8 @@ def _lines(seen: Seen, state: RunState, reason: str, total: int | None, epochs: 
         lines.append(Line("it was closed before its end, and nothing has said why", "warn"))
     if words := _of_writer(seen, state):
         lines.append(Line(words, "bad" if state == "crashed" else "quiet"))
-    if not seen.is_whole:
-        lines.append(Line("what it said earlier is being read", "quiet"))
+    if seen.read is not None:
+        lines.append(Line(f"reading its past: {min(int(100 * seen.read), 99)} %", "quiet"))
     return lines
 
 

@@ -2,7 +2,7 @@
 
 Once: what is shown is worked out here, in figures and in words; whoever draws it computes nothing.
 Fast: what a run does now is known in milliseconds; what it said before, and its curves, are read in slices by
-    ``update``, and the screen says so meanwhile.
+    ``update``, and the screen says how far that is if it takes long.
 True: what was rewound does not count; what is damaged or missing is said, and what is around it is shown.
 Harmless: the folder of the run is only read, and nothing that is in it makes anything here raise.
 Threads: any thread may call anything here; one at a time goes on.
@@ -14,12 +14,12 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asynchub.dashboard.alerts import alert_lines
 from asynchub.dashboard.asking import asked, steerable
-from asynchub.dashboard.charts import Bests, chosen, main_keys
+from asynchub.dashboard.charts import Bests, Choice, main_keys
 from asynchub.dashboard.colours import colour_of
 from asynchub.dashboard.fact_reader import FactReader
 from asynchub.dashboard.facts import LONGEST_SILENCE, RunFacts
@@ -32,10 +32,11 @@ from asynchub.dashboard.stops import stop_lines
 from asynchub.dashboard.wording import summaries
 from asynchub.dashboard.writers import Writer, writer_in
 from asynchub.errors import AsyncHubError, PatternError
+from asynchub.journal.folder import find_journal
 from asynchub.patterns import matcher
 from asynchub.subscribers.display import format_quantity
 
-__all__ = ("RunView",)
+__all__ = ("RunView", "matching")
 
 ON_SCREEN = 50
 """Marks on the first screen."""
@@ -47,6 +48,8 @@ LONGEST_VALUE = 80
 """Letters of an info in a list of runs."""
 ON_THE_WAY = 2.0
 """Seconds, at most, that events take from the run to its viewers."""
+LONG = 1.5
+"""Seconds from which it is said that the past of a run is being read."""
 ARRIVALS = 20
 """Times, at most, at which events were seen to come, by which two clocks are compared."""
 
@@ -82,12 +85,14 @@ class RunView:
         self._lock = threading.RLock()
         self._reader = FactReader(self.folder)
         self._bests = Bests(self.pyramid)
+        self._charts, self._row_charts = Choice(), Choice()
         self._row_id, self._title, self._colour, self._place = row_id, title, colour, place
         self._writer: Writer = "none"
         self._arrivals: deque[float] = deque(maxlen=ARRIVALS)
         self._seen_seq = 0
         self._quiet = self._waited = 0.0
         self._looked = self._followed = False
+        self._reading_since: float | None = None
 
     def __enter__(self) -> RunView:
         return self
@@ -114,15 +119,19 @@ class RunView:
         with self._lock:
             self.pyramid.close()
 
-    def _read_facts(self, seconds: float) -> bool:
+    def _read_facts(self, seconds: float, only_ends: bool = False) -> bool:
         """Read on, knowing how the writer was before: what it had written by then is read."""
         reader = self._reader
         writer: Writer = "none" if reader.journal is None else writer_in(reader.journal)
         before = reader.journal
-        more = reader.update(seconds)
+        more = reader.update(seconds, only_ends)
         if reader.journal != before and reader.journal is not None:
             writer = writer_in(reader.journal)
         self._writer, self._looked = writer, True
+        if reader.is_whole:
+            self._reading_since = None
+        elif self._reading_since is None:
+            self._reading_since = time.monotonic()
         seq, newest = reader.facts.seq, reader.facts.time
         if self._followed and newest is not None:
             if seq > self._seen_seq:
@@ -134,9 +143,14 @@ class RunView:
         self._followed, self._seen_seq = not more, max(seq, self._seen_seq)
         return more
 
-    def _look(self) -> None:
+    def _look(self, only_ends: bool = False) -> None:
         if not self._looked:
-            self._read_facts(0.0)
+            self._read_facts(0.0, only_ends)
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run, also if that of its journal was given."""
+        return self.folder.parent if find_journal(self.folder) == self.folder else self.folder
 
     # --- what there is
 
@@ -152,9 +166,9 @@ class RunView:
             reader, facts = self._reader, self._reader.facts
             seen = self._seen(moment)
             keys = self._keys()
-            wanted = chosen(facts, keys)
+            wanted = self._charts.of(facts, keys)
             marks = facts.marks.kept()
-            offered, why_not = steerable(self._run_folder)
+            offered, why_not = steerable(self.run_folder)
             return Screen(
                 row=self._row(seen, list(wanted)),
                 seq=facts.seq,
@@ -172,7 +186,7 @@ class RunView:
                 marks_total=facts.marks.total,
                 steerable=offered,
                 steering=why_not,
-                asked=asked(self._run_folder, facts.requests, moment)[:ASKED],
+                asked=asked(self.run_folder, facts.requests, moment)[:ASKED],
             )
 
     def row(self, now: float | None = None) -> RunRow:
@@ -182,9 +196,9 @@ class RunView:
             now: seconds since the epoch; default the clock's.
         """
         with self._lock:
-            self._look()
+            self._look(only_ends=True)
             seen = self._seen(time.time() if now is None else now)
-            return self._row(seen, list(chosen(self._reader.facts, self._reader.facts.newest)))
+            return self._row(seen, list(self._row_charts.of(self._reader.facts, self._reader.facts.newest)))
 
     def marks(
         self, start: int | None = None, stop: int | None = None, key: str = "", most: int = 200
@@ -221,7 +235,7 @@ class RunView:
         with self._lock:
             self._look()
             facts = self._reader.facts
-            found = [key for key in self._keys() if _matches(pattern, key)]
+            found = list(filter(matching(pattern), self._keys()))
             page = found[max(start, 0) :][: max(most, 0)]
             words: dict[str, str] = {}
             with contextlib.suppress(AsyncHubError, OSError):  # what is wrong with the run is on the screen
@@ -242,9 +256,10 @@ class RunView:
     # --- how it is
 
     @property
-    def _run_folder(self) -> Path:
-        journal = self._reader.journal
-        return self.folder.parent if journal is not None and journal == self.folder else self.folder
+    def _read(self) -> float | None:
+        """How much of its past is read, if that takes long."""
+        since = self._reading_since
+        return None if since is None or time.monotonic() - since < LONG else self._reader.share
 
     @property
     def _skew(self) -> float | None:
@@ -268,7 +283,7 @@ class RunView:
             self._writer,
             reader.closed,
             age,
-            reader.is_whole,
+            self._read,
             reader.problem,
             reader.stop,
             self._waited,
@@ -309,11 +324,18 @@ class RunView:
             yield f"{self.pyramid.cache_problem}; the run is read anew each time"
 
 
-def _matches(pattern: str, key: str) -> bool:
+def matching(pattern: str) -> Callable[[str], bool]:
+    """Return the test of keys that a pattern stands for.
+
+    Args:
+        pattern: a key pattern, if it has a ``*``; else, or if it is malformed, text that a key has somewhere, in any
+            case.
+    """
     if "*" in pattern:
         with contextlib.suppress(PatternError):
-            return matcher((pattern,))(key)
-    return pattern.replace("*", "").lower() in key.lower()
+            return matcher((pattern,))
+    wanted = pattern.replace("*", "").lower()
+    return lambda key: wanted in key.lower()
 
 
 def _double(number: float) -> float:

@@ -13,14 +13,22 @@ import numpy as np
 import pytest
 
 from asynchub import Journal, MessageHub, recover
+from asynchub.dashboard import fact_reader, walking
+from asynchub.dashboard import view as view_module
+from asynchub.dashboard.charts import Choice, chosen
+from asynchub.dashboard.facts import RunFacts
 from asynchub.dashboard.screen import PipelineCard, Screen
-from asynchub.dashboard.view import RunView
+from asynchub.dashboard.view import RunView, matching
+from asynchub.dataflow import BottleneckChanged, ConcurrencyChanged
+from asynchub.declaring import Parameter
 from asynchub.inspecting import inspect
-from asynchub.requests import CheckpointRequested, ParameterChangeRequested, StopRequested
+from asynchub.requests import CheckpointRequested, Decided, ParameterChangeRequested, StopRequested
 from asynchub.rules import DummyOptimizer
 from asynchub.subscribers.early_stopping import EarlyStopping
 from asynchub.subscribers.nan_guard import NanGuard
 from asynchub.subscribers.plateau import ReduceLROnPlateau
+from asynchub.subscription import Subscription
+from tests.dashboard.runs import Point, Writer
 
 ODD = (
     "a\nb\x1b[31m",
@@ -31,6 +39,17 @@ ODD = (
     "\ud800",
     "ключ/потеря",
 )
+
+
+class Knob:
+    """A subscriber that declares parameters."""
+
+    def __init__(self, *parameters: Parameter) -> None:
+        self.parameters = parameters
+
+    async def __call__(self, events: Subscription) -> None:
+        async for _ in events:
+            pass
 
 
 @contextmanager
@@ -343,6 +362,14 @@ def test_of_a_compacted_journal_the_past_comes_from_a_snapshot(tmp_path: Path) -
         assert f"{first - 1:,} events are missing: nobody has them any more" in told
 
 
+@pytest.fixture
+def _long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no past be short, and say at once that it is read."""
+    monkeypatch.setattr(fact_reader, "SHORT", 0)
+    monkeypatch.setattr(view_module, "LONG", 0.0)
+
+
+@pytest.mark.usefixtures("_long")
 def test_the_row_of_a_run_is_there_before_all_of_it_was_read(tmp_path: Path) -> None:
     trained(tmp_path / "run").close()
     with RunView(tmp_path / "run", tmp_path / "cache", row_id="r1", title="mine") as view:
@@ -355,9 +382,120 @@ def test_the_row_of_a_run_is_there_before_all_of_it_was_read(tmp_path: Path) -> 
             pass
         after = view.screen(before.time)
         assert before.status.lines[:-1] == after.status.lines
-        assert before.status.lines[-1].text == "what it said earlier is being read"
+        assert before.status.lines[-1].text == "reading its past: 0 %"
         assert replace(before.status, lines=()) == replace(after.status, lines=())
         assert before.stops == after.stops
+
+
+def test_a_short_past_is_read_at_the_first_look(tmp_path: Path) -> None:
+    trained(tmp_path / "run").close()
+    with RunView(tmp_path / "run", tmp_path / "cache") as view:
+        first = view.screen()
+        while view.update():
+            pass
+        last = view.screen(first.time)
+        assert first.marks == last.marks
+        assert first.marks_total == last.marks_total > 4
+        assert (first.status, first.stops, first.alerts) == (last.status, last.stops, last.alerts)
+
+
+@pytest.mark.usefixtures("_long")
+def test_it_is_said_how_far_a_long_past_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path / "run")
+    for start in range(0, 100_000, 1_000):
+        writer.points(Point("loss", step, 1.0) for step in range(start, start + 1_000))
+    writer.close()
+    monkeypatch.setattr(walking, "SIZE", 2**16)
+    with RunView(tmp_path / "run", tmp_path / "cache") as view:
+        said = [view.screen().status.lines[-1].text]
+        while view.update(0.0):
+            said.append(view.screen().status.lines[-1].text)
+        shares = [int(text.split()[-2]) for text in said if text.startswith("reading its past: ")]
+        assert shares == sorted(shares)
+        assert shares[0] == 0
+        assert len(set(shares)) > 5
+        assert not view.screen().status.lines[-1].text.startswith("reading")
+
+
+def test_that_a_past_is_read_is_not_said_before_it_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(tmp_path / "run").close()
+    monkeypatch.setattr(fact_reader, "SHORT", 0)
+    monkeypatch.setattr(view_module, "LONG", 1e9)
+    with RunView(tmp_path / "run", tmp_path / "cache") as view:
+        assert not any("its past" in line.text for line in view.screen().status.lines)
+
+
+def test_a_parameter_that_somebody_sets_has_one_mark_with_its_old_and_its_new_value(tmp_path: Path) -> None:
+    hub, rate = MessageHub("set"), [0.1]
+    hub.attach(Journal(tmp_path / "run" / "journal", interval=0.01))
+    hub.attach(Knob(Parameter("lr", lambda: rate[-1], rate.append), Parameter("wd", lambda: 0.0, lambda value: None)))
+    for hub.step, value in ((3, 0.05), (5, 0.025)):
+        hub.request(ParameterChangeRequested(name="lr", value=value, reason="too fast", author="alice", id=f"{value}"))
+        if value == 0.05:
+            hub.step = 4
+            hub.settle()
+    hub.request(ParameterChangeRequested(name="lr", value=0.5, author="rule"))
+    hub.commit()
+    with viewed(tmp_path / "run", tmp_path / "cache") as view:
+        waiting = [mark.what for mark in view.marks()]
+        assert waiting == ["lr 0.1 -> 0.05", "lr = 0.025, asked for", "lr = 0.5, asked for"]
+        hub.settle()
+        hub.request(ParameterChangeRequested(name="lr", value="much", author="bob", id="x"))
+        hub.settle()
+        hub.commit()
+        while view.update():
+            pass
+        said = [(mark.step, mark.who, mark.what, mark.short, mark.kind, mark.why) for mark in view.marks()]
+        assert said[:3] == [
+            (3, "alice", "lr 0.1 -> 0.05", "lr ÷2", "manual", "too fast"),
+            (5, "alice", "lr 0.05 -> 0.025", "lr ÷2", "manual", "too fast"),
+            (5, "rule", "lr 0.025 -> 0.5", "lr x20", "acted", ""),
+        ]
+        assert [(one[2], one[4]) for one in said[3:]] == [("lr = much refused", "refused")]
+    hub.close()
+
+
+def test_what_limits_a_pipeline_is_no_mark_but_another_concurrency_is(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run")
+    for stage in ("decode", "augment") * 50:
+        writer.event(BottleneckChanged(kind="stage", stage=stage, reason="it is busy"))
+    writer.event(ConcurrencyChanged(stage="decode", old=2, new=4, reason="it is busy", author="Tuner"))
+    writer.close()
+    with viewed(tmp_path / "run", tmp_path / "cache") as view:
+        (mark,) = view.marks()
+        assert (mark.who, mark.what, mark.kind) == ("Tuner", "decode: 2 -> 4 at once", "acted")
+        screen = view.screen()
+        assert screen.marks_total == 1
+        assert screen.speed[0].text == "augment limits data"
+
+
+def test_charts_are_chosen_anew_only_if_keys_or_rules_are_others(tmp_path: Path) -> None:
+    facts, choice = RunFacts(), Choice()
+    keys = ["loss", "a"]
+    first = choice.of(facts, keys)
+    assert first == chosen(facts, keys)
+    assert choice.of(facts, list(keys)) is first
+    keys.append("val/acc")
+    second = choice.of(facts, keys)
+    assert second == chosen(facts, keys) != first
+    facts.take_event(Decided(verdict="waiting", author="EarlyStopping", monitor="a", wait=1, patience=3), "Decided")
+    third = choice.of(facts, keys)
+    assert third == chosen(facts, keys) != second
+    assert choice.of(RunFacts(), keys) == second
+
+
+def test_a_pattern_of_keys_is_a_test() -> None:
+    assert matching("train/*")("train/loss")
+    assert not matching("train/*")("train/loss/x")
+    assert matching("LOSS")("train/loss")
+    assert matching("**loss")("train/Loss")  # malformed: as text
+    assert matching("")("x")
+
+
+def test_the_folder_of_a_run_is_known_if_that_of_its_journal_was_given(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=2).close()
+    for folder in (tmp_path / "run", tmp_path / "run" / "journal"):
+        assert RunView(folder, tmp_path / "cache").run_folder == tmp_path / "run"
 
 
 def test_numbers_may_be_of_any_size(tmp_path: Path) -> None:

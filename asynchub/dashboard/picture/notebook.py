@@ -19,12 +19,14 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from asynchub.dashboard.colours import Colours
 from asynchub.dashboard.picture.from_hub import sheet_of_hub
 from asynchub.dashboard.picture.gathering import Wanted, gather, made
 from asynchub.dashboard.picture.layout import plot_width, scene
 from asynchub.dashboard.picture.look import DARK, LIGHT
 from asynchub.dashboard.picture.sheet import Sheet
 from asynchub.dashboard.picture.svg import svg
+from asynchub.dashboard.runs import find_runs
 from asynchub.dashboard.view import RunView
 from asynchub.errors import ArgumentError
 from asynchub.events import StateLoaded
@@ -161,7 +163,9 @@ def show(
         folder = Path(source)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder; give that of a run, or a hub")
-        view = RunView(folder, None if cache is None else Path(cache))
+        kept = None if cache is None else Path(cache)
+        known = next((found.run_id for found in find_runs(folder) if found.run_id), str(folder.resolve()))
+        view = RunView(folder, kept, colour=Colours(kept).of([known])[0])
         figure = Figure(lambda _: _of_run(view, Wanted(keys=patterns, log=log), pixels), width, dark)
     else:
         raise ArgumentError(f"show takes a MessageHub or the folder of a run, got {type(source).__name__}")

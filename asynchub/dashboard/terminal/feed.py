@@ -12,7 +12,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -28,10 +27,8 @@ from asynchub.dashboard.terminal.paced import Paced
 from asynchub.dashboard.terminal.plot import Span, plotted
 from asynchub.dashboard.terminal.viewpoint import Viewpoint
 from asynchub.dashboard.terminal.waiting import Waiting
-from asynchub.dashboard.view import RunView
-from asynchub.errors import AsyncHubError, PatternError
-from asynchub.journal.folder import find_journal
-from asynchub.patterns import matcher
+from asynchub.dashboard.view import RunView, matching
+from asynchub.errors import AsyncHubError
 
 try:
     from textual.strip import Strip
@@ -182,8 +179,7 @@ class Feed:
         Raises:
             LookupError: there is no such run.
         """
-        folder = self._gallery.run(row_id).folder
-        return folder.parent if find_journal(folder) == folder else folder
+        return self._gallery.run(row_id).run_folder
 
     def _work(self) -> None:
         try:
@@ -246,7 +242,7 @@ class Feed:
         """Find out which charts there are, and over which steps."""
         cache = self._cache
         if view.filter:
-            test = _test_of(view.filter)
+            test = matching(view.filter)
             names = [key for one in views.values() for key in one.pyramid.keys if test(key)]
         else:
             names = [chart.key for chart in screen.charts]
@@ -314,15 +310,6 @@ class Feed:
 def _drawn_of(rows: Sequence[RunRow]) -> list[tuple[str, object]]:
     """Return what of runs charts depend on."""
     return [(row.id, row.colour) for row in rows]
-
-
-def _test_of(filter: str) -> Callable[[str], bool]:
-    """Return the test of keys that a filter stands for, as ``RunView.keys`` has it."""
-    if "*" in filter:
-        with suppress(PatternError):
-            return matcher((filter,))
-    wanted = filter.replace("*", "").lower()
-    return lambda key: wanted in key.lower()
 
 
 def _drawn(rows: Sequence[RunRow], view: Viewpoint) -> list[RunRow]:

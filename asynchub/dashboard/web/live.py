@@ -250,7 +250,7 @@ class Live:
         if kept is None:
             message = encode(found, told.look.n)
             kept = (message, olds, news)
-            self._encoded.put(question, None, kept, len(message))
+            self._encoded.put(question, None, kept, len(message) + sum(chart.size for chart in news))
         return kept[0]  # type: ignore[no-any-return]  # it is what is put there above
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from asynchub.dashboard.asking import ask
 from asynchub.dashboard.gallery import Gallery
 from asynchub.dashboard.screen import Asked
+from asynchub.dashboard.standing_back import stand_back
 from asynchub.dashboard.web.app import web_app
 from asynchub.dashboard.web.guard import Names, names_of
 from asynchub.dashboard.web.http_server import http_server, listening, listening_at
@@ -106,7 +107,7 @@ def serve(
     *,
     what_if: WhatIf | None = None,
 ) -> None:
-    """Serve until a signal.
+    """Serve until a signal; the process takes what others leave of the processor.
 
     Args:
         serving: what, and to whom.
@@ -138,6 +139,7 @@ def serve(
         files, problem = page_files()
         source = Source(gallery, steering, ask=asking if steering.rules else None, what_if=what_if, remote=hubs)
         app = web_app(source, names, Tokens(secrets, steering=bool(steering.rules)), files, export=kept_page)
+        stand_back()  # what it takes, a training on this machine would lack
         for line in _lines(serving, steering, secrets, port, len(gallery.rows()), gallery.problem, problem):
             say(line)
         if serving.open_browser:

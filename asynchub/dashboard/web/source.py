@@ -319,12 +319,13 @@ class Source:
         return parts
 
     def _chart(self, key: str, wanted: CurvesWanted, parts: Mapping[str, _Part]) -> ChartNow:
-        query = (key, replace(wanted, keys=()))
+        log = wanted.is_log(key)
+        query = (key, replace(wanted, keys=(), log=log))
         version = tuple(id(part.series) for part in parts.values())
         if (kept := self._charts.get(query, version)) is not None:
             return kept[0]  # type: ignore[no-any-return]  # as above
         shown = {run: part.curve for run, part in parts.items() if part.curve is not None}
-        drawing = draw(shown, log=wanted.log, fit_all=wanted.fit_all, pixels=wanted.pixels, names=self._names(shown))
+        drawing = draw(shown, log=log, fit_all=wanted.fit_all, pixels=wanted.pixels, names=self._names(shown))
         series = [part.series for part in parts.values()]
         chart = chart_now(key, series, drawing)
         rows = sum(one.rows for one in series)

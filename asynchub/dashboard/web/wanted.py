@@ -20,7 +20,6 @@ MOST_WINDOW = 10**12
 LONGEST_ID = 100
 LARGEST_STEP = 2**63 - 1
 SMOOTHINGS = ("mean", "ema")
-TRUTHS = ("log", "fit_all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class CurvesWanted:
         window: steps to smooth over; 0 for no smoothing. Of an exponential mean, after how many steps a value counts
             half.
         smoothing: how.
-        log: whether the y axis is logarithmic.
+        log: whether the y axes are logarithmic, or the keys of the charts whose are.
         fit_all: whether nothing is cut off.
         pixels: how wide a chart is; None if that was not said.
     """
@@ -50,9 +49,13 @@ class CurvesWanted:
     axis: Axis = "step"
     window: int = 0
     smoothing: Literal["mean", "ema"] = "mean"
-    log: bool = False
+    log: bool | tuple[str, ...] = False
     fit_all: bool = False
     pixels: int | None = None
+
+    def is_log(self, key: str) -> bool:
+        """Return whether the y axis of a chart is logarithmic."""
+        return self.log if isinstance(self.log, bool) else key in self.log
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,11 @@ def curves_wanted(fields: Mapping[str, Any]) -> CurvesWanted:
         raise ArgumentError(f"axis must be one of {', '.join(AXES)}, got {axis!r:.80}")
     if smoothing not in SMOOTHINGS:
         raise ArgumentError(f"smoothing must be one of {', '.join(SMOOTHINGS)}, got {smoothing!r:.80}")
-    for name in TRUTHS:
-        if type(fields.get(name, False)) is not bool:
-            raise ArgumentError(f"{name} must be true or false, got {fields[name]!r:.80}")
+    log, fit_all = fields.get("log", False), fields.get("fit_all", False)
+    if type(log) is not bool and not isinstance(log, list | tuple):
+        raise ArgumentError(f"log must be true or false, or a list of keys, got {log!r:.80}")
+    if type(fit_all) is not bool:
+        raise ArgumentError(f"fit_all must be true or false, got {fit_all!r:.80}")
     start, stop = (_step(fields.get(name), name) for name in ("start", "stop"))
     if start is not None and stop is not None and stop < start:
         raise ArgumentError(f"stop must not be before start, got {start} and {stop}")
@@ -121,8 +126,8 @@ def curves_wanted(fields: Mapping[str, Any]) -> CurvesWanted:
         axis=cast("Axis", axis),
         window=number_in(fields.get("window", 0), "window", 0, MOST_WINDOW),
         smoothing=cast("Literal['mean', 'ema']", smoothing),
-        log=fields.get("log", False),
-        fit_all=fields.get("fit_all", False),
+        log=log if isinstance(log, bool) else _words(log, "log", MOST_KEYS, None),
+        fit_all=fit_all,
         pixels=None if pixels is None else number_in(pixels, "pixels", 1, MOST_BUCKETS),
     )
 

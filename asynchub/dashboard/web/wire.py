@@ -45,6 +45,8 @@ __all__ = (
 
 MAGIC = b"AHC1"
 ALIGNED = 8
+OF_SERIES = 2000
+"""Bytes of what is said of one, and of a drawing, about."""
 FINE = 2000
 """Levels, at least, that a chart must be able to show between its smallest and its largest value."""
 LARGEST = float(np.finfo(np.float32).max)
@@ -89,6 +91,12 @@ class ChartNow:
     key: str
     drawing: dict[str, Any]
     series: tuple[SeriesNow, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, about."""
+        columns = (column.nbytes for one in self.series for column in one.columns.values())
+        return sum(columns) + OF_SERIES * (len(self.series) + 1)
 
 
 class Change(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -93,6 +94,7 @@ def test_it_says_where_it_is_answers_who_has_the_token_and_ends_by_a_signal(
             answer = httpx.get(f"http://localhost:{port}/api/runs", headers=headers, trust_env=False, timeout=WAIT)
             assert (answer.status_code, answer.json()["role"]) == (200, role)
             assert len(answer.json()["rows"]) == 1
+        assert os.getpriority(os.PRIO_PROCESS, program.pid) == 19  # a training beside it comes first
         program.send_signal(sign)
         assert program.wait(WAIT) == 0
         assert program.stdout is not None

@@ -184,14 +184,17 @@ GOOD = {"runs": ["a"], "keys": ["loss"]}
         ({"axis": ["step"]}, "axis must be one of"),
         ({"smoothing": {}}, "smoothing must be one of mean, ema"),
         ({"window": -1}, "window must be a whole number"),
-        ({"log": 1}, "log must be true or false"),
+        ({"log": 1}, "log must be true or false, or a list of keys"),
+        ({"log": "loss"}, "log must be true or false, or a list of keys"),
+        ({"log": [1]}, "log must be a list of strings"),
+        ({"fit_all": ["loss"]}, "fit_all must be true or false"),
         ({"start": 5, "stop": 4}, "stop must not be before start"),
         ({"start": 2**63}, "start must be a whole number"),
         ({"start": "x"}, "start must be a whole number"),
         ({"colour": 1}, "curves are wanted with runs, keys"),
         ({"pixels": 0}, "pixels must be a whole number"),
     ],
-    ids=range(25),
+    ids=range(28),
 )
 def test_what_is_asked_wrongly_is_said(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
@@ -205,6 +208,10 @@ def test_what_is_asked_rightly_is_understood() -> None:
         {**GOOD, "start": None, "stop": 9.0, "buckets": 800, "axis": "time", "window": 5, "log": True}
     )
     assert wanted == CurvesWanted(("a",), ("loss",), None, 9, 800, "time", 5, log=True)
+    assert wanted.is_log("loss")
+    some = curves_wanted({**GOOD, "log": ["loss", "acc"]})
+    assert [some.is_log(key) for key in ("loss", "acc", "lr")] == [True, True, False]
+    assert not curves_wanted({**GOOD, "log": []}).is_log("loss")
     assert curves_wanted({"runs": [], "keys": []}) == CurvesWanted((), ())
     assert look_of({"rows": True, "screen": None, "curves": None, "n": 3}) == Look("", "", None, 3)
     assert look_of({"rows": "lr<1", "screen": "a", "curves": GOOD}) == Look("lr<1", "a", curves_wanted(GOOD))

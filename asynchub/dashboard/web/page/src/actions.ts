@@ -4,7 +4,7 @@ import type { Asked, Mark, Steerable } from "./contract";
 import { byId } from "./dom";
 import { saveFile, savePicture } from "./saving";
 import type { Page } from "./page";
-import { AXES } from "./state";
+import { AXES, toggled } from "./state";
 import { turnTheme } from "./theme";
 
 const FILTER_AFTER = 200;
@@ -51,7 +51,8 @@ export class Actions {
       follow: () => this.follow(true),
       help: () => dialog.help(),
       large: () => this.enlarge(page.grid.find(target)?.key ?? ""),
-      log: () => state.set({ log: arg === "1" }),
+      log: () => state.set({ log: arg === "1", flipped: [] }),
+      flip: () => this.flip(page.grid.find(target)?.key ?? ""),
       own: () => page.zoom(page.own),
       page: () => void this.savePage(),
       pan: () => this.pan(Number(arg)),
@@ -127,7 +128,7 @@ export class Actions {
       "=": () => this.scale(0.5),
       "-": () => this.scale(2),
       C: () => this.steer("checkpoint/"),
-      L: () => offer.log && state.set({ log: !now.log }),
+      L: () => offer.log && state.set({ log: !now.log, flipped: [] }),
       P: () => this.steer(this.offers("resume") ? "resume/" : "pause/"),
       R: () => this.steer("set/lr"),
       S: () => this.steer("stop/"),
@@ -143,6 +144,7 @@ export class Actions {
       k: () => grid.step(-1),
       l: () => this.pan(1),
       m: () => this.nextMark(),
+      o: () => this.flip(grid.find(target)?.key ?? ""),
       p: () => this.pin(this.page.main),
       r: () => this.page.zoom(this.page.own),
       s: () => offer.smoothing && state.set({ smoothing: next(["off", "mean", "ema"] as const, now.smoothing) }),
@@ -165,6 +167,12 @@ export class Actions {
     const { state } = this.page;
     if (state.now.large) state.set({ large: "" });
     else state.undo();
+  }
+
+  /** Makes the y axis of one chart logarithmic, or linear again. */
+  private flip(key: string): void {
+    const { state, offer } = this.page;
+    if (key && offer.live && offer.log) state.set({ flipped: toggled(state.now.flipped, key) });
   }
 
   // --- the x axis
@@ -249,8 +257,7 @@ export class Actions {
   private pin(id: string): void {
     const { state } = this.page;
     if (!id) return;
-    const { pinned } = state.now;
-    state.set({ pinned: pinned.includes(id) ? pinned.filter((one) => one !== id) : [...pinned, id] });
+    state.set({ pinned: toggled(state.now.pinned, id) });
   }
 
   private enlarge(key: string): void {

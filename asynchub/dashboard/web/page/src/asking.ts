@@ -2,7 +2,7 @@
 
 import type { CurvesWanted } from "./contract";
 import type { Places } from "./places";
-import { type ViewState, WINDOW } from "./state";
+import { isLog, type ViewState, WINDOW } from "./state";
 
 export interface Look {
   state: ViewState;
@@ -35,17 +35,18 @@ export function curvesWanted(look: Look): CurvesWanted | null {
   const most = Math.max(1, Math.min(MOST_KEYS, Math.floor(MOST_CURVES / runs.length)));
   const pixels = Math.min(MOST_BUCKETS, Math.max(64, Math.ceil(look.pixels / ROUND) * ROUND));
   const [start, stop] = stepsWanted(look);
+  const keys = [...new Set(look.keys)].slice(0, most);
   const wide = runs.length > MANY_RUNS ? Math.ceil(pixels / Math.max(1, devicePixelRatio)) : pixels;
   return {
     runs,
-    keys: [...new Set(look.keys)].slice(0, most),
+    keys,
     start,
     stop,
     buckets: Math.min(MOST_BUCKETS, Math.ceil((wide * closeness(look, start, stop)) / ROUND) * ROUND),
     axis: state.axis,
     window: state.smoothing === "off" ? 0 : state.window || WINDOW,
     smoothing: state.smoothing === "ema" ? "ema" : "mean",
-    log: state.log,
+    log: look.live && state.flipped.length ? keys.filter((key) => isLog(state, key)) : state.log,
     fit_all: state.fitAll,
     pixels,
   };

@@ -8,9 +8,11 @@ import "uplot/dist/uPlot.min.css";
 
 import { drawLine, drawStrokes, type Look, type Scale } from "./brush";
 import type { Axis, Drawing } from "./contract";
-import { compact, duration, ticks } from "./format";
+import { ticks } from "./format";
 import { followFingers } from "./gestures";
-import { drawMarks, type Flag, type Spot } from "./marks";
+import { drawMarks } from "./marks";
+import type { Flag, Spot } from "./signs";
+import { powers, powerText, xTicks } from "./ticks";
 import type { Series } from "./wire";
 
 export interface DrawnRun {
@@ -61,7 +63,8 @@ export interface Pointed {
   spot: Spot | null;
 }
 
-export const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3]];
+/** In CSS pixels: coarse enough to be told apart in a line that is dense with values. */
+export const DASHES = [[], [8, 4], [3, 3], [9, 3, 3, 3]];
 const LANES = 32;
 /** Strokes of all runs of the background together, above which their lines have to do. */
 export const MOST_GREY_STROKES = 60_000;
@@ -99,6 +102,7 @@ export class Chart {
       listener.pointed(null);
     });
     over.addEventListener("click", (event) => listener.picked(this.place(event.clientX, event.clientY, true)));
+    this.watchLanes(over, over.parentElement ?? over);
     this.letGo = followFingers(over, {
       range: () => this.range(),
       zoomed: (range) => listener.zoomed(range),
@@ -189,6 +193,22 @@ export class Chart {
     return { x: this.plot.posToVal(left - box.left, "x"), left, top, px, py, spot: near?.spot ?? null };
   }
 
+  /** Tells of signs above the plot, where uPlot does not follow the pointer. */
+  private watchLanes(over: HTMLElement, around: HTMLElement): void {
+    const at = (event: MouseEvent) =>
+      over.contains(event.target as Node) ? null : this.place(event.clientX, event.clientY);
+    around.addEventListener("mousemove", (event) => {
+      const place = at(event);
+      if (place) this.listener.pointed(place.spot ? place : null);
+      around.style.cursor = place?.spot?.marks.length ? "pointer" : "";
+    });
+    around.addEventListener("mouseleave", () => this.listener.pointed(null));
+    around.addEventListener("click", (event) => {
+      const place = at(event);
+      if (place?.spot) this.listener.picked(place);
+    });
+  }
+
   private options(width: number, height: number, palette: Palette): uPlot.Options {
     const { axis, size } = this;
     const font = `${11 * size}px system-ui, "DejaVu Sans", sans-serif`;
@@ -202,7 +222,7 @@ export class Chart {
     return {
       width,
       height,
-      padding: [LANES * size, 10 * size, 0, 4 * size],
+      padding: [LANES * size, 18 * size, 0, 4 * size],
       legend: { show: false },
       scales: { x: { time: axis === "time", auto: false }, y: { auto: false } },
       series: [{}, { show: false }],
@@ -319,10 +339,11 @@ export class Chart {
     const lit = run.id === this.lit;
     const dimmed = this.lit !== "" && !lit;
     const strokes = [spare ? 0 : 0.14, 0.22, 0.42][run.rank]!;
+    const dash = DASHES[run.dash % DASHES.length]!; // a line with gaps is as bold as a whole one if it is wider
     return {
       colour: run.colour,
-      dash: DASHES[run.dash % DASHES.length]!.map((length) => length * unit),
-      line: [1, 1.6, 2.2][run.rank]! * (lit ? 1.4 : 1) * unit,
+      dash: dash.map((length) => length * unit),
+      line: ([1, 1.6, 2.2][run.rank]! + (dash.length && run.rank ? 0.4 : 0)) * (lit ? 1.4 : 1) * unit,
       strokes: dimmed ? strokes / 2 : strokes,
       opaque: lit ? 1 : run.rank === 0 || dimmed ? 0.55 : 1,
     };
@@ -333,66 +354,4 @@ export class Chart {
 function edges(drawing: Drawing): [number, number] {
   const [low, high] = [drawing.low ?? 0, drawing.high ?? 1];
   return drawing.log ? [Math.log10(low), Math.log10(high)] : [low, high];
-}
-
-function powerText(power: number): string {
-  const value = 10 ** power;
-  if (value >= 1e6 || value < 1e-3)
-    return value.toExponential(Number.isInteger(Number(power.toFixed(9))) ? 0 : 1).replace("e+", "e");
-  return String(Number(value.toPrecision(3)));
-}
-
-/** Returns the powers of ten to be written at a logarithmic axis. */
-function powers(low: number, high: number, most: number): number[] {
-  const decades = high - low;
-  if (decades > most) {
-    const apart = Math.ceil(decades / most);
-    return range(Math.ceil(low / apart) * apart, high, apart);
-  }
-  const factors = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]];
-  for (const some of factors) {
-    const found = range(Math.floor(low), high, 1)
-      .flatMap((power) => some.map((factor) => power + Math.log10(factor)))
-      .filter((power) => power >= low - 1e-9 && power <= high + 1e-9);
-    if (found.length <= most && found.length >= 2) return found;
-  }
-  if (decades >= 1) return range(Math.ceil(low), high, 1);
-  const [from, to] = [10 ** low, 10 ** high];
-  const apart = nice((to - from) / most);
-  return range(Math.ceil(from / apart) * apart, to, apart).map((value) => Math.log10(value));
-}
-
-function nice(size: number): number {
-  const power = 10 ** Math.floor(Math.log10(size));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= size) ?? size;
-}
-
-function range(from: number, to: number, apart: number): number[] {
-  const found = [];
-  for (let at = 0; from + at * apart <= to + apart * 1e-9 && at < 100; at++)
-    found.push(Number((from + at * apart).toPrecision(12)));
-  return found;
-}
-
-function xTicks(axis: Axis): Partial<uPlot.Axis> {
-  if (axis === "time") return {};
-  const text = (values: number[]) => {
-    const apart = values.length > 1 ? values[1]! - values[0]! : Math.abs(values[0] ?? 1);
-    return values.map((value) => (axis === "relative" ? duration(value) : compact(value, apart)));
-  };
-  const apart = axis === "step" ? { incrs: wholeIncrements() } : axis === "relative" ? { incrs: SECONDS } : {};
-  return { ...apart, values: (_: uPlot, values: number[]) => text(values) };
-}
-
-/** Apart of which ticks of a duration may be. */
-const SECONDS = [
-  ...[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30],
-  ...[1, 2, 5, 10, 15, 30].map((minutes) => minutes * 60),
-  ...[1, 2, 3, 6, 12, 24, 48, 120, 240, 480, 1200, 2400, 4800].map((hours) => hours * 3600),
-];
-
-function wholeIncrements(): number[] {
-  const found = [];
-  for (let power = 0; power < 16; power++) for (const factor of [1, 2, 5]) found.push(factor * 10 ** power);
-  return found;
 }

@@ -134,6 +134,7 @@ export interface RunList {
   time: number;
   folder: string;
   problem: string;
+  note?: string;
   role: Role;
   allow: string[];
   what_if: boolean;
@@ -181,7 +182,8 @@ export interface CurvesWanted {
   axis: Axis;
   window: number;
   smoothing: "mean" | "ema";
-  log: boolean;
+  /** Whether the y axes are logarithmic, or the keys of the charts whose are. */
+  log: boolean | string[];
   fit_all: boolean;
   pixels: number;
 }

@@ -2,10 +2,10 @@
 
 import type { Asked, Mark, Screen, Steerable } from "./contract";
 import { type Child, cut, h, morph } from "./dom";
-import { number } from "./format";
+import { number, whole } from "./format";
 import { nameOf } from "./head";
 import type { WhatIf } from "./model";
-import { askedLine, markInWords } from "./story";
+import { askedLine, markInWords, markTable } from "./story";
 
 const KEYS: [string, string][] = [
   ["/", "filter the runs"],
@@ -20,7 +20,7 @@ const KEYS: [string, string][] = [
   ["z", "undo the last move or zoom"],
   ["f", "follow the newest step, or stay"],
   ["x", "x axis: step, time, relative time, epoch"],
-  ["L", "y axis: linear, logarithmic"],
+  ["L o", "y axis linear or logarithmic: of all charts, of the one that has the focus"],
   ["y", "fit the charts to all values, or to most of them"],
   ["s", "smoothing: off, mean, EMA"],
   ["a", "zoom to what is wrong, one after the other"],
@@ -115,6 +115,16 @@ export class Dialog {
       h("h3", {}, "Signs"),
       list(SIGNS, plain),
     );
+  }
+
+  /** Says all of a decision, or lists some. */
+  marks(marks: Mark[]): void {
+    if (marks.length === 1) {
+      this.mark(marks[0]!);
+      return;
+    }
+    this.show(`${whole(marks.length)} decisions`, markTable(marks));
+    this.root.classList.add("wide");
   }
 
   mark(mark: Mark): void {

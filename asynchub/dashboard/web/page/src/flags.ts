@@ -3,17 +3,21 @@
 import type { DrawnRun } from "./chart";
 import type { Mark } from "./contract";
 import { cut } from "./dom";
-import type { Flag } from "./marks";
 import type { WhatIf } from "./model";
 import type { Places } from "./places";
+import type { Flag } from "./signs";
 import { greyNow } from "./theme";
 
-export function flagsOfMarks(marks: Mark[], places: Places, run: string): Flag[] {
+/** Of the run that is looked at; among other runs, each says whose it is. */
+export function flagsOfMarks(marks: Mark[], places: Places, run: string, runs: DrawnRun[]): Flag[] {
   const found: Flag[] = [];
+  const own = runs.find((one) => one.id === run);
+  const colour = own?.colour ?? greyNow();
+  const whose = own && runs.length > 1 ? `${cut(own.name, 60)}: ` : "";
   for (const mark of marks) {
     const x = places.place(run, mark.step, mark.time);
-    if (x !== null)
-      found.push({ x, label: cut(mark.short, 24), text: `${mark.what} · ${mark.who}`, mark, colour: null });
+    if (x === null) continue;
+    found.push({ x, label: cut(mark.short, 24), text: `${whose}${mark.what} · ${mark.who}`, mark, colour });
   }
   return found;
 }

@@ -16,13 +16,13 @@ import { KeyList } from "./keylist";
 import { headFrame, showAlerts, showAnswers, showTop, Speaker } from "./head";
 import { flagsOfMarks, flagsOfTrial } from "./flags";
 import { MarkList } from "./marklist";
-import type { Flag } from "./marks";
+import type { Flag } from "./signs";
 import { drawnRuns, lookOf, mainRun, type Source, type WhatIf } from "./model";
 import type { Panel } from "./panel";
 import { Pointing } from "./pointing";
 import { Reach, rounded, widened } from "./reach";
 import { runsFrame, showRuns } from "./runs";
-import type { State } from "./state";
+import { isLog, type State } from "./state";
 import { showStory, storyFrame } from "./story";
 import { palette } from "./theme";
 import { lineInWords, type Offer, showFollow, showToolbar, toolbarFrame } from "./toolbar";
@@ -306,6 +306,7 @@ export class Page {
 
   private drawPanel(panel: Panel, runs: DrawnRun[], flags: Flag[], colours: ReturnType<typeof palette>): void {
     const { now } = this.state;
+    panel.showLog(this.offer.live && this.offer.log ? isLog(now, panel.key) : null);
     panel.draw({
       data: this.curves.charts.get(panel.key),
       runs,
@@ -318,9 +319,10 @@ export class Page {
   }
 
   private flags(): Flag[] {
+    const [{ places }, drawn] = [this.reach, this.drawn()];
     return [
-      ...flagsOfMarks(this.decisions(), this.reach.places, this.main),
-      ...flagsOfTrial(this.tried, this.reach.places, this.drawn()),
+      ...flagsOfMarks(this.decisions(), places, this.main, drawn),
+      ...flagsOfTrial(this.tried, places, drawn),
     ];
   }
 

@@ -5,7 +5,7 @@ import { Chart, type ChartListener, type DrawnRun, type Palette, type Picture } 
 import type { Axis, ChartFacts } from "./contract";
 import { cut, h, morph } from "./dom";
 import { duration, moment, number, whole } from "./format";
-import type { Flag } from "./marks";
+import type { Flag } from "./signs";
 import type { ChartData, Series } from "./wire";
 
 const MOST_TABLED = 300;
@@ -29,6 +29,7 @@ export class Panel {
   private drawnAxis: Axis = "step";
   private readonly note = h("span", { class: "note mute" });
   private readonly plot: HTMLElement;
+  private readonly flip = h("button", { type: "button", class: "quiet-button flip", "data-do": "flip" }, "log");
   private readonly say = h("p", { class: "say mute" });
   private readonly truth = h("p", { class: "truth mute" });
   private readonly values: HTMLElement;
@@ -48,6 +49,7 @@ export class Panel {
         {},
         h("h3", { title: cut(key, 600) }, h("bdi", {}, cut(key, 200))),
         this.note,
+        this.flip,
         h(
           "button",
           {
@@ -70,6 +72,14 @@ export class Panel {
   describe(facts: ChartFacts | null, extra: string): void {
     const text = [facts?.note || facts?.why || "", extra].filter(Boolean).join(" · ");
     if (this.note.textContent !== text) this.note.textContent = cut(text, 300);
+  }
+
+  /** Says whether its y axis is logarithmic; null: that cannot be chosen for it alone. */
+  showLog(log: boolean | null): void {
+    this.flip.hidden = log === null;
+    this.flip.setAttribute("aria-pressed", String(log));
+    this.flip.setAttribute("aria-label", `Logarithmic: ${cut(this.key, 80)}`);
+    this.flip.title = "Y axis of this chart: logarithmic, or linear (o)";
   }
 
   /** How many pixels of the device its plot is wide. */

@@ -32,10 +32,10 @@ export class Pointing {
 
   private picked(panel: Panel, at: Pointed): void {
     panel.root.focus({ preventScroll: true });
-    const [mark] = at.spot?.marks ?? [];
-    if (mark) {
+    const marks = at.spot?.marks ?? [];
+    if (marks.length) {
       this.tooltip.hide();
-      this.page.dialog.mark(mark);
+      this.page.dialog.marks(marks);
       return;
     }
     const [nearest] = panel.chart ? hits(panel, panel.chart, this.page.drawn(), at) : [];

@@ -82,6 +82,7 @@ export function showRuns(
     parts.push(`${coloured.size} coloured of ${whole(drawn.length)}; the others are grey.`);
   if (rows.length > drawn.length) parts.push(`${whole(drawn.length)} of ${whole(rows.length)} drawn.`);
   if (list && list.more > 0) parts.push(`${whole(list.more)} more: filter them.`);
+  if (list?.note) parts.push(`${list.note}.`);
   byId("runs-count").textContent = parts.join(" ");
 }
 

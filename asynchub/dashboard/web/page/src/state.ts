@@ -18,6 +18,8 @@ export interface ViewState {
   /** Whether the right edge goes with the newest step. */
   follow: boolean;
   log: boolean;
+  /** Keys of the charts that are not as `log` says. */
+  flipped: string[];
   fitAll: boolean;
   smoothing: Smoothing;
   /** Steps: the width of the window, or the half-life. */
@@ -53,6 +55,7 @@ export function parse(fragment: string): ViewState {
     range: Number.isFinite(from) && Number.isFinite(to) && from! < to! ? [from!, to!] : null,
     follow: said.get("follow") !== "0",
     log: said.get("y") === "log",
+    flipped: said.getAll("flip"),
     fitAll: said.get("fit") === "all",
     smoothing: kind === "mean" || kind === "ema" ? kind : "off",
     window: Number.isInteger(window) && window > 0 && window <= 1e12 ? window : WINDOW,
@@ -73,6 +76,7 @@ export function format(state: ViewState): string {
   if (state.range) said.set("range", state.range.map(brief).join(".."));
   if (!state.follow) said.set("follow", "0");
   if (state.log) said.set("y", "log");
+  for (const key of state.flipped) said.append("flip", key);
   if (state.fitAll) said.set("fit", "all");
   if (state.smoothing !== "off") said.set("smooth", `${state.smoothing}:${state.window}`);
   if (state.filter) said.set("filter", state.filter);
@@ -83,6 +87,16 @@ export function format(state: ViewState): string {
   if (state.rule) said.set("rule", state.rule);
   const text = said.toString();
   return text ? `#${text}` : "";
+}
+
+/** Tells whether the y axis of a chart is logarithmic. */
+export function isLog(state: ViewState, key: string): boolean {
+  return state.log !== state.flipped.includes(key);
+}
+
+/** Returns a list with something in it, or without it if it was there. */
+export function toggled<T>(list: T[], one: T): T[] {
+  return list.includes(one) ? list.filter((other) => other !== one) : [...list, one];
 }
 
 function brief(value: number): string {

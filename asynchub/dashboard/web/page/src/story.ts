@@ -3,6 +3,8 @@
 import type { Asked, Mark, PipelineCard, Screen } from "./contract";
 import { byId, type Child, cut, h, morph } from "./dom";
 import { moment, whole } from "./format";
+import { swatch } from "./runs";
+import { colourNow } from "./theme";
 
 const KINDS: Record<Mark["kind"], [sign: string, words: string]> = {
   acted: ["▼", "done"],
@@ -96,23 +98,28 @@ function decisions(screen: Screen | null): Child[] {
   const note = !total
     ? "none so far"
     : marks.length < total
-      ? `the newest ${whole(marks.length)} of ${whole(total)}; each is a mark on the curves`
-      : "each is a mark on the curves";
-  const title = h("h2", {}, "Decisions ", h("span", { class: "note mute" }, note));
+      ? `the newest ${whole(marks.length)} of ${whole(total)}; each is a mark on the curves, in the colour of the run`
+      : "each is a mark on the curves, in the colour of the run";
+  const whose = screen
+    ? [" of ", h("bdi", {}, cut(screen.row.name, 80)), " ", swatch(colourNow(screen.row.colour), screen.row.colour.dash)]
+    : [];
+  const title = h("h2", {}, "Decisions", ...whose, " ", h("span", { class: "note mute" }, note));
   if (!marks.length) return [title];
-  return [
-    title,
+  return [title, markTable(marks)];
+}
+
+/** Returns a table of decisions; its first column shows more of each. */
+export function markTable(marks: Mark[]): HTMLElement {
+  return h(
+    "div",
+    { class: "scroll marks", tabindex: 0, role: "group", "aria-label": "Table of decisions" },
     h(
-      "div",
-      { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table of decisions" },
-      h(
-        "table",
-        {},
-        h("thead", {}, h("tr", {}, ...["Step", "Who", "What", "Why"].map((name) => h("th", { scope: "col" }, name)))),
-        h("tbody", {}, ...marks.map(decision)),
-      ),
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, ...["Step", "Who", "What", "Why"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, ...marks.map(decision)),
     ),
-  ];
+  );
 }
 
 function decision(mark: Mark): HTMLElement {

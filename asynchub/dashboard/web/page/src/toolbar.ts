@@ -45,8 +45,8 @@ export function showToolbar(state: ViewState, offer: Offer): void {
       ? h(
           "span",
           { class: "seg", role: "group", "aria-label": "Y axis" },
-          press("log", "", "Linear", !state.log, "Y axis: linear (L)"),
-          press("log", "1", "Log", state.log, "Y axis: logarithmic (L)"),
+          press("log", "", "Linear", !state.log, "Y axis of all charts: linear (L)"),
+          press("log", "1", "Log", state.log, "Y axis of all charts: logarithmic (L)"),
         )
       : null,
     offer.fit ? press("fit", "", "Fit all", state.fitAll, "Cut nothing off: fit the y axis to all values (y)") : null,

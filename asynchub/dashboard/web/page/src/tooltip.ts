@@ -10,6 +10,7 @@ import { swatch } from "./runs";
 import type { Series } from "./wire";
 
 const MOST_ROWS = 8;
+const MOST_LINES = 6;
 const NEAR_PIXELS = 40;
 
 interface Hit {
@@ -82,12 +83,10 @@ export class Tooltip {
       return;
     }
     const first = found[0];
-    const lines = at.spot
-      ? at.spot.text
-          .split("\n")
-          .slice(0, 6)
-          .map((text) => h("p", { class: "spot" }, cut(text, 200)))
-      : [];
+    const said = at.spot?.text.split("\n") ?? [];
+    const shown = said.length > MOST_LINES ? said.slice(0, MOST_LINES - 1) : said;
+    const lines = shown.map((text) => h("p", { class: "spot" }, cut(text, 200)));
+    if (said.length > shown.length) lines.push(h("p", {}, `and ${whole(said.length - shown.length)} more: click`));
     const rows = found
       .slice(0, MOST_ROWS)
       .map(({ run, series, row }) =>
