@@ -13,7 +13,8 @@ validation results, in ``columns=`` and it is a column from the start; what was 
 Cells: the mean per sample (``value / count``), written so that it reads back exactly. A key that comes twice in a
     step begins another row of that step, so no value is lost.
 Rows: a row is written when the next begins, or when the hub is left. A killed process loses at most that row, and a
-    resumed run not even that: after a resume both files are those that an uninterrupted run would have written.
+    resumed run not even that: after a resume both files are those that an uninterrupted run would have written, even
+    if it goes back to a past that an earlier resume had left. Rows that do not count are kept, see ``cuts``.
 Lost events: a row of ``metrics.late.csv`` with the key ``hub/events_dropped``.
 """
 
@@ -66,7 +67,7 @@ class CsvLogger:
         self._row: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many bytes of the files belong to what was handled, and the row begun."""
+        """Return how far the files have come with what was handled, and the row begun."""
         row = {"step": self._step, "time": self._time, "values": dict(self._row)}
         return {"table": self._table.state_dict(), "late": self._late.state_dict(), "row": row}
 

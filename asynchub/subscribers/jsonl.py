@@ -5,7 +5,8 @@ those of the event, its kind is in ``"event"``; NaN and infinities, which JSON l
 ``"Infinity"`` and ``"-Infinity"``.
 
 Exact: an event that counts as handled is in the file. After a resume the file is the one that an uninterrupted run
-    would have written; lines written after the state was saved are moved to ``<path>.rewound-1``, ``-2``, …
+    would have written, even if it goes back to a past that an earlier resume had left; lines that do not count are
+    kept in ``<path>.rewound-1``, ``-2``, …, and ``<path>.rewound`` says where they stood.
 Lost events: stand in the file as the ``EventsDropped`` that the logger got.
 """
 
@@ -44,7 +45,7 @@ class JsonlLogger:
         self._file = AppendingFile(path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many bytes of the file belong to what was handled."""
+        """Return how far the file has come with what was handled."""
         return self._file.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -125,8 +125,9 @@ def test_what_a_rewind_cuts_off_is_kept_every_time(tmp_path: Path, caplog: pytes
         logger.load_state_dict({"offset": 0})
         observe(logger, EVENTS[:1])
     line = event_to_json(EVENTS[0]) + "\n"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.jsonl", "m.jsonl.rewound-1", "m.jsonl.rewound-2"]
-    assert all(file.read_text() == line for file in tmp_path.iterdir())
+    names = ["m.jsonl", "m.jsonl.rewound", "m.jsonl.rewound-1", "m.jsonl.rewound-2"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    assert all((tmp_path / name).read_text() == line for name in names if name != "m.jsonl.rewound")
     assert "m.jsonl was cut to 0 bytes; what came after is in" in caplog.text
 
 
@@ -181,12 +182,18 @@ def test_what_a_full_disk_refused_is_written_first_by_the_next_run(tmp_path: Pat
     assert written == list(range(1, len(written) + 1))
 
 
-@pytest.mark.parametrize("state", [{}, {"offset": -1}, {"offset": "3"}, {"offset": True}, None, []])
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({}, {"offset": -1}, {"offset": "3"}, {"offset": True}, None, []),
+        *({"offset": 3, "tail": "4"}, {"offset": 3, "tail": -1}, {"offset": 3, "tail": 4, "rewound": None}),
+    ],
+)
 def test_a_malformed_state_is_refused(tmp_path: Path, state: Any) -> None:
     logger = JsonlLogger(tmp_path / "m.jsonl")
     with pytest.raises(StateDictError):
         logger.load_state_dict(state)
-    assert logger.state_dict() == {"offset": 0}
+    assert logger.state_dict() == {"offset": 0, "tail": 0, "rewound": 0}
 
 
 def test_reading_leaves_out_a_torn_last_line(tmp_path: Path) -> None:
