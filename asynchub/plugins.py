@@ -75,6 +75,7 @@ _OWN = {
     "OptunaPruning": _Own("control", "optuna", "optuna", ("optuna",)),
     "PrometheusExporter": _Own("observer", "prometheus", "prometheus", ("prometheus_client",)),
     "ReduceLROnPlateau": _Own("control", "plateau"),
+    "RemoteControl": _Own("observer", "remote_control"),
     "RichProgress": _Own("observer", "rich_progress", "rich", ("rich",)),
     "SQLiteLogger": _Own("observer", "sqlite"),
     "SchedulerStep": _Own("control", "scheduler_step"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -159,7 +160,8 @@ def test_inspect_tells_what_segment_and_tail_hold(tmp_path: Path, capsys: pytest
     tail = _out(capsys, "inspect", tmp_path / "journal" / "tail.mm")
     assert re.search(r"^seq +1 to 1$", tail, re.MULTILINE)
     assert re.search(r"loss +1 values +newest +0.5000", tail)
-    assert re.search(r"^writer +process \d+: it runs, or was killed$", _out(capsys, "inspect", tmp_path), re.MULTILINE)
+    writer = rf"^writer +process {os.getpid()} on {re.escape(gethostname())}: it runs, or was killed$"
+    assert re.search(writer, _out(capsys, "inspect", tmp_path), re.MULTILINE)
     hub.close()
     ((_, _, path),) = segment_files(tmp_path / "journal")
     segment = _out(capsys, "inspect", path)

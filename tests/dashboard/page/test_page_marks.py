@@ -74,6 +74,7 @@ def test_decisions_close_together_are_one_bar_and_each_is_told_at_its_line(brows
         assert looked.faults == []
 
 
+@pytest.mark.slow
 def test_the_text_on_a_bar_lists_all_of_its_decisions(browser: Any, served: Served) -> None:
     with looking(browser, served, f"run={served.runs['steered']}") as looked:
         looked.drawn()
@@ -91,6 +92,7 @@ def test_the_text_on_a_bar_lists_all_of_its_decisions(browser: Any, served: Serv
         assert looked.faults == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["", "smooth=mean:100"])
 def test_the_toolbar_is_one_line_from_1280_pixels_on_and_wraps_below(browser: Any, served: Served, state: str) -> None:
     lines = """() => new Set([...document.querySelectorAll('#tools > :not(.space)')]
@@ -104,6 +106,7 @@ def test_the_toolbar_is_one_line_from_1280_pixels_on_and_wraps_below(browser: An
         assert looked.page.evaluate("document.documentElement.scrollWidth <= 800")
 
 
+@pytest.mark.slow
 def test_one_chart_has_a_logarithmic_axis_and_the_address_remembers_it(browser: Any, served: Served) -> None:
     with looking(browser, served, f"run={served.runs['steered']}") as looked:
         looked.drawn()
