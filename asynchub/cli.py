@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from asynchub.cli_afar import add_afar_commands, broker, request, spool, tail
 from asynchub.cli_looking import add_looking_commands, plot, serve, watch
@@ -345,10 +346,20 @@ def _demo(options: argparse.Namespace) -> int:
             quiet=options.quiet,
             broker=options.broker,
         )
-        return run_demo(settings)
+        status = run_demo(settings)
+        if ranks > 1:
+            _leave_at_once(status)
+        return status
     except KeyboardInterrupt:
         print("asynchub demo: interrupted; continue with --resume", file=sys.stderr)
         return 130
     except (AsyncHubError, OSError, ImportError) as error:  # of --broker: its client is not installed
         print(f"asynchub demo: {error}", file=sys.stderr)
         return 1
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """End the process, all of whose work is done: threads of gloo's abort now and then while Python ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
