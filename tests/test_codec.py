@@ -126,6 +126,7 @@ def test_a_random_tree_comes_back_and_gives_the_same_bytes_again(tree: Any) -> N
     _check_round_trip(tree)
 
 
+@pytest.mark.lengthy
 @pytest.mark.slow
 @settings(max_examples=10_000)
 @given(trees)

@@ -366,6 +366,7 @@ def test_the_hub_answers_each_call_as_mmengines_does() -> None:
     compared(HubComparison, 600, 30)
 
 
+@pytest.mark.lengthy
 @pytest.mark.slow
 def test_the_hub_answers_each_call_as_mmengines_does_in_thousands_of_sequences() -> None:
     compared(HubComparison, LONG * 4, 40)

@@ -100,6 +100,7 @@ def test_learning_rates_are_those_of_keras_after_every_value_of_random_series(rn
     assert compare(rng, 200) > 200
 
 
+@pytest.mark.lengthy
 @pytest.mark.slow
 def test_learning_rates_are_those_of_keras_on_ten_thousand_series(rng: np.random.Generator) -> None:
     assert compare(rng, 10_000) > 10_000

@@ -335,7 +335,11 @@ def signalled(folder: Path, runs: int, rng: random.Random) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "runs", [pytest.param(60, id="60 runs"), pytest.param(2000, id="2000 runs", marks=pytest.mark.slow)]
+    "runs",
+    [
+        pytest.param(60, id="60 runs"),
+        pytest.param(2000, id="2000 runs", marks=[pytest.mark.slow, pytest.mark.lengthy]),
+    ],
 )
 def test_a_process_that_gets_signals_at_random_moments_always_stops_with_its_state_saved(
     tmp_path: Path, seed: int, runs: int
