@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from asynchub.cli_afar import add_afar_commands, broker, request, spool, tail
 from asynchub.cli_looking import add_looking_commands, plot, serve, watch
+from asynchub.ranks import rank_and_world
 
 __all__ = ("main",)
 
@@ -327,7 +328,7 @@ def _demo(options: argparse.Namespace) -> int:
     try:
         from asynchub.demo import Settings, run_demo
 
-        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        _, ranks = rank_and_world()
         if ranks > 1:
             from asynchub.demo_ranks import run_demo_ranks as run_demo
     except ModuleNotFoundError as error:

@@ -29,7 +29,6 @@ __all__ = (
     "SEQS_AT",
     "Place",
     "is_still_there",
-    "newest_batch",
     "numbered",
     "place_of",
     "places",
@@ -123,19 +122,6 @@ def place_of(folder: Path, seq: int) -> Place | None:
                     if place.header[KIND_AT] == Kind.EVENTS and first <= seq <= last:
                         return place._replace(segment=number)
             return None
-    return None
-
-
-def newest_batch(folder: Path) -> Batch | None:
-    """Return the newest events that are in a segment; None if there are none, or they are damaged."""
-    for _, _, path in reversed(segment_files(folder)):
-        with FileIO(path) as file:
-            last = None
-            for place in places(file):
-                if place.header[KIND_AT] == Kind.EVENTS:
-                    last = place
-            if last is not None:
-                return next(_frame(file, last), None)
     return None
 
 
