@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from asynchub.allowing import command_of
+from asynchub.allowing import command_of, refusal
 from asynchub.bridges.commands import decode_answer, encode_request
 from asynchub.bridges.failures import AccessRefusedError, BridgeError, NobodyError
 from asynchub.bridges.frames import Frame
@@ -30,7 +30,7 @@ from asynchub.bridging import BridgeDegraded, BridgeRestored, FrameRefused
 from asynchub.errors import ArgumentError, StateError
 from asynchub.hub import MessageHub
 from asynchub.loops import Latch, deadline_in, seconds_until
-from asynchub.requests import Request, RequestRefused
+from asynchub.requests import Request
 
 __all__ = ("Following",)
 
@@ -175,16 +175,7 @@ class Following:
             self._refuse(request, why)
 
     def _refuse(self, request: Request, why: str) -> None:
-        self._hub.publish(
-            RequestRefused(
-                request=type(request).__name__,
-                request_seq=-1,
-                error=why,
-                reason=request.reason,
-                author=request.author,
-                id=request.id,
-            )
-        )
+        self._hub.publish(refusal(request, why))
 
     # --- reading
 
