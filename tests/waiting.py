@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ("WAIT", "until")
+import anyio
 
-WAIT = 20.0
+__all__ = ("WAIT", "until", "until_awaited")
+
+WAIT = 60.0
 """Seconds that anything may take on a loaded machine."""
 
 
@@ -20,3 +22,10 @@ def until(condition: Callable[[], object], seconds: float = WAIT) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"{condition} has not come true in {seconds} s")
         pause.wait(0.005)
+
+
+async def until_awaited(condition: Callable[[], object], seconds: float = WAIT) -> None:
+    """Do the same on a loop."""
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.005)

@@ -18,7 +18,7 @@ import asynchub
 from asynchub.events import Event
 from asynchub.hub import MessageHub
 
-__all__ = ("FORKING", "ROOT", "TIMEOUT", "ended", "forked", "heard", "in_child", "until", "values")
+__all__ = ("FORKING", "ROOT", "TIMEOUT", "ended", "forked", "heard", "in_child", "values")
 
 FORKING = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
@@ -77,14 +77,6 @@ def ended(pid: int) -> int:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     raise TimeoutError(f"process {pid} did not end in {TIMEOUT} s")
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def values(hub: MessageHub, key: str) -> list[float]:

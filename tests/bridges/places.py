@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
-
-import anyio
-import anyio.to_thread
 
 from asynchub.bridges.bridge import Bridge
 from asynchub.bridges.memory import memory_broker
@@ -21,7 +17,7 @@ from asynchub.bridges.transport import Stored
 from asynchub.hub import MessageHub
 from tests.bridges.broker import Broker
 
-__all__ = ("WAIT", "Place", "a_place", "bridged", "history", "until", "until_awaited")
+__all__ = ("WAIT", "Place", "a_place", "bridged", "history")
 
 WAIT = 30.0
 """Seconds that anything may take on a busy machine."""
@@ -98,21 +94,6 @@ def bridged(place: Place, folder: Path | None = None, *, hub: MessageHub | None 
     """Return the bridge of a hub to a place, quick and without a spool on the disk unless it is given a folder."""
     terms = {"interval": 0.02, "drain_timeout": 5.0, "run": place.run, **terms}
     return Bridge(hub if hub is not None else MessageHub("run"), place.url, spool=folder, **terms)
-
-
-def until(condition: Callable[[], object], seconds: float = WAIT) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.002)
-
-
-async def until_awaited(condition: Callable[[], object], seconds: float = WAIT) -> None:
-    """Wait for a condition, on a loop."""
-    with anyio.fail_after(seconds):
-        while not condition():
-            await anyio.sleep(0.002)
 
 
 def history(hub: MessageHub, key: str) -> list[tuple[Any, ...]]:

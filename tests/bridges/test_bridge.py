@@ -27,7 +27,8 @@ from asynchub.events import Event, InfoUpdated, ScalarUpdated, SubscriberFailed
 from asynchub.hub import MessageHub
 from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
-from tests.bridges.places import WAIT, Place, a_place, bridged, history, until
+from tests.bridges.places import WAIT, Place, a_place, bridged, history
+from tests.waiting import until
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 

@@ -16,7 +16,8 @@ from tests.bridges.child_work import (
     Killing,
     mark,
 )
-from tests.bridges.families import FORKING, heard, until, values
+from tests.bridges.families import FORKING, heard, values
+from tests.waiting import until
 
 pytestmark = FORKING
 ELSEWHERE = [pytest.param(method, marks=pytest.mark.slow) for method in ("spawn", "forkserver")]

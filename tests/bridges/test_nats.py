@@ -8,7 +8,7 @@ import random
 import shutil
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from asynchub.errors import ArgumentError
 from tests.bridges.broker import Broker, free_port
 from tests.bridges.certificates import make_certificate
 from tests.bridges.proxy import Proxy
+from tests.waiting import until_awaited
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -45,12 +46,6 @@ async def connected(url: str, *, log: bool = True, **options: Any) -> AsyncItera
         yield transport
     finally:
         await transport.close(2)
-
-
-async def until(condition: Callable[[], object], seconds: float = WAIT) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -98,12 +93,12 @@ async def test_what_is_appended_while_the_broker_is_killed_is_read_once_and_in_o
     async with connected(broker.url) as writer, connected(broker.url) as reader, reading(reader) as got:
         task = asyncio.create_task(stubbornly(writer, wanted))
         for kill_at in (150, 400):
-            await until(lambda at=kill_at: len(got) >= at)
+            await until_awaited(lambda at=kill_at: len(got) >= at)
             broker.kill()
             await asyncio.sleep(0.1)
             broker.start()
         await task
-        await until(lambda: len(got) >= 600)
+        await until_awaited(lambda: len(got) >= 600)
         await asyncio.sleep(0.1)
     assert texts_of(got) == wanted
     assert [one.position for one in got] == list(range(1, 601))
@@ -155,7 +150,7 @@ async def test_with_a_frozen_broker_nothing_waits_longer_than_it_may(broker: Bro
             assert time.monotonic() - start < 0.9
     finally:
         broker.thaw()
-    await until(lambda: asyncio.all_tasks() == before, 5)
+    await until_awaited(lambda: asyncio.all_tasks() == before, 5)
 
 
 async def test_in_time_outs_a_frozen_broker_is_an_error(broker: Broker) -> None:
@@ -181,16 +176,16 @@ async def test_in_time_outs_a_frozen_broker_is_an_error(broker: Broker) -> None:
 async def test_a_frozen_broker_is_lost_and_found_again(broker: Broker) -> None:
     async with connected(broker.url) as transport, reading(transport) as got:
         await stubbornly(transport, ["a"])
-        await until(lambda: got)
+        await until_awaited(lambda: got)
         broker.freeze()
         try:
-            await until(lambda: not transport.connected, 5)
+            await until_awaited(lambda: not transport.connected, 5)
             with pytest.raises(BridgeError, match="not there"):
                 await transport.append(EVENTS, b"b", "b", timeout=WAIT)
         finally:
             broker.thaw()
         await stubbornly(transport, ["b", "c"])
-        await until(lambda: len(got) >= 3)
+        await until_awaited(lambda: len(got) >= 3)
     assert texts_of(got) == ["a", "b", "c"]
 
 
@@ -215,7 +210,7 @@ async def test_a_message_that_is_cut_in_its_midst_is_stored_once(broker: Broker)
         task = asyncio.create_task(transport.append(EVENTS, bytes(500_000), "a", timeout=WAIT))
         with pytest.raises(BridgeError):
             await task
-        await until(lambda: transport.connected)
+        await until_awaited(lambda: transport.connected)
         for _ in range(2):
             assert await transport.append(EVENTS, bytes(500_000), "a", timeout=WAIT) == 1
 
@@ -228,7 +223,7 @@ async def test_a_far_broker_takes_its_time_and_nothing_else(broker: Broker) -> N
             async with anyio.create_task_group() as group:
                 for start in range(4):
                     group.start_soon(stubbornly, transport, wanted[start::4])
-            await until(lambda: len(got) >= 40)
+            await until_awaited(lambda: len(got) >= 40)
             assert sorted(texts_of(got), key=int) == wanted
             assert [one.position for one in got] == list(range(1, 41))
 
@@ -243,41 +238,41 @@ async def test_a_way_that_carries_nothing_is_as_good_as_no_broker(broker: Broker
     ):
         await stubbornly(transport, ["a"])
         proxy.stall()
-        await until(lambda: not transport.connected, 5)
+        await until_awaited(lambda: not transport.connected, 5)
         proxy.go()
         await stubbornly(transport, ["b"])
-        await until(lambda: len(got) >= 2)
+        await until_awaited(lambda: len(got) >= 2)
         assert texts_of(got) == ["a", "b"]
 
 
 async def test_a_reader_whose_consumer_is_gone_goes_on(broker: Broker) -> None:
     async with connected(broker.url) as transport, reading(transport) as got:
         await stubbornly(transport, ["a", "b"])
-        await until(lambda: len(got) == 2)
+        await until_awaited(lambda: len(got) == 2)
         inner = transport._connection
         assert inner is not None
         listed = await inner.request_json(f"$JS.API.CONSUMER.NAMES.{SUBJECTS.log}", b"", WAIT)
         for name in listed["consumers"]:
             await inner.request_json(f"$JS.API.CONSUMER.DELETE.{SUBJECTS.log}.{name}", b"", WAIT)
         await stubbornly(transport, ["c"])
-        await until(lambda: len(got) >= 3)
+        await until_awaited(lambda: len(got) >= 3)
     assert texts_of(got) == ["a", "b", "c"]
 
 
 async def test_a_log_that_was_lost_and_made_anew_is_read_from_its_beginning(broker: Broker, tmp_path: Path) -> None:
     async with connected(broker.url) as transport, reading(transport) as got:
         await stubbornly(transport, ["a", "b", "c"])
-        await until(lambda: len(got) == 3)
+        await until_awaited(lambda: len(got) == 3)
         broker.kill()
-        await until(lambda: not transport.connected)
+        await until_awaited(lambda: not transport.connected)
         shutil.rmtree(tmp_path / "broker" / "store")
         broker.start()
-        await until(lambda: transport.connected)
+        await until_awaited(lambda: transport.connected)
         with pytest.raises(BridgeError, match="keeps no log"):
             await transport.append(EVENTS, b"d", "d", timeout=WAIT)
         await transport.open_log(WAIT)
         await stubbornly(transport, ["d", "e"])
-        await until(lambda: len(got) >= 5)
+        await until_awaited(lambda: len(got) >= 5)
     assert texts_of(got) == ["a", "b", "c", "d", "e"]
     assert [one.position for one in got] == [1, 2, 3, 1, 2]
 
@@ -287,7 +282,7 @@ async def test_a_full_log_lets_its_oldest_messages_go_and_readers_pass_over_them
         for number in range(10):
             await transport.append(EVENTS, b"%d" % number * 50_000, f"{number}", timeout=WAIT)
         async with reading(transport) as got:
-            await until(lambda: got and got[-1].position == 10)
+            await until_awaited(lambda: got and got[-1].position == 10)
         assert [one.position for one in got] == list(range(11 - len(got), 11))
         assert 1 < len(got) < 5
         async with connected(broker.url) as other:  # other wishes, the same log
@@ -337,7 +332,7 @@ async def test_what_a_server_is_made_to_send_is_neither_asked_nor_heard(broker: 
         await inner.publish("$JS.API.INFO", b"", SUBJECTS.command("stop"))
         assert await transport.ask(SUBJECTS.command("set"), b"x", WAIT) == b"x"
         await transport.tell(SUBJECTS.heartbeat(1), b"")
-        await until(lambda: heard)
+        await until_awaited(lambda: heard)
     assert served == [SUBJECTS.command("set")]
     assert heard == [SUBJECTS.heartbeat(1)]
 
@@ -437,9 +432,9 @@ async def test_a_closed_transport_leaves_no_task_behind(broker: Broker) -> None:
         await transport.serve(SUBJECTS.command(), answer)
         await transport.append(EVENTS, b"", "a", timeout=WAIT)
         broker.kill()
-        await until(lambda: not transport.connected)
+        await until_awaited(lambda: not transport.connected)
         broker.start()
-        await until(lambda: transport.connected)
+        await until_awaited(lambda: transport.connected)
     assert asyncio.all_tasks() == before
 
 
@@ -474,9 +469,9 @@ async def test_the_connection_is_kept_up_whatever_is_done_about_its_changes(brok
     transport.on_change = change
     await transport.connect(WAIT)
     broker.kill()
-    await until(lambda: not transport.connected)
+    await until_awaited(lambda: not transport.connected)
     broker.start()
-    await until(lambda: transport.connected)
+    await until_awaited(lambda: transport.connected)
     await transport.close(2)
     assert (changes[0], changes[1], changes[-2], changes[-1]) == (True, False, True, False)
 
@@ -599,7 +594,7 @@ async def test_whatever_happens_to_the_broker_and_the_way_to_it_all_comes_once_a
             disturbing.cancel()
             await asyncio.wait((disturbing,))
         proxy.go()
-        await until(lambda: len(got) >= ranks * count)
+        await until_awaited(lambda: len(got) >= ranks * count)
     assert [one.position for one in got] == list(range(1, ranks * count + 1))
     for rank in range(ranks):
         own = [int(one.data) for one in got if one.subject == SUBJECTS.events(rank, 1)]

@@ -37,7 +37,8 @@ from asynchub.subscribers.console import ConsoleLogger
 from asynchub.subscribers.csv import CsvLogger
 from asynchub.subscribers.early_stopping import EarlyStopping
 from asynchub.subscribers.jsonl import JsonlLogger
-from tests.bridges.places import WAIT, Place, a_place, bridged, history, until_awaited
+from tests.bridges.places import WAIT, Place, a_place, bridged, history
+from tests.waiting import until_awaited
 
 EVERYWHERE = pytest.mark.parametrize(
     ("anyio_backend", "any_place"),

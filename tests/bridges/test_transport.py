@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import cast
 
@@ -20,6 +20,7 @@ from asynchub.bridges.subjects import Subjects
 from asynchub.bridges.transport import Stored, Transport
 from asynchub.errors import ArgumentError
 from tests.bridges.broker import Broker
+from tests.waiting import until_awaited
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -72,13 +73,6 @@ async def place(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIter
     with anyio.fail_after(3 * WAIT):
         yield place
         await place.end()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition."""
-    with anyio.fail_after(WAIT):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -150,7 +144,7 @@ async def test_what_stands_alone_takes_the_place_of_all_that_its_subject_had(pla
     assert await transport.append(subjects.snapshot(0, 0), b"c", "c", alone=True, timeout=WAIT) == 4
     assert await transport.append(subjects.snapshot(0, 0), b"c", "c", alone=True, timeout=WAIT) == 4
     async with reading(transport, subjects.stored) as got:
-        await until(lambda: len(got) >= 2)
+        await until_awaited(lambda: len(got) >= 2)
     assert texts(got) == ["other", "c"]
     assert [one.position for one in got] == [3, 4]
 
@@ -214,9 +208,9 @@ async def test_a_reader_has_everything_in_order_and_then_what_comes(place: Place
     wanted = [str(number) for number in range(700)]
     await put(transport, subject, *wanted[:650])
     async with reading(transport, [subjects_of(place).events()]) as got:
-        await until(lambda: len(got) == 650)
+        await until_awaited(lambda: len(got) == 650)
         await put(transport, subject, *wanted[650:])
-        await until(lambda: len(got) >= 700)
+        await until_awaited(lambda: len(got) >= 700)
     assert texts(got) == wanted
     assert [one.position for one in got] == list(range(1, 701))
     assert {one.subject for one in got} == {subject}
@@ -227,9 +221,9 @@ async def test_a_reader_begins_behind_a_position(place: Place) -> None:
     subject = subjects_of(place).events(0, 1)
     await put(transport, subject, "a", "b", "c")
     async with reading(transport, [subject], after=2) as got, reading(transport, [subject], after=3) as end:
-        await until(lambda: got)
+        await until_awaited(lambda: got)
         await put(transport, subject, "d")
-        await until(lambda: len(got) > 1 and end)
+        await until_awaited(lambda: len(got) > 1 and end)
     assert texts(got) == ["c", "d"]
     assert texts(end) == ["d"]
 
@@ -239,7 +233,7 @@ async def test_a_position_that_the_log_has_not_reached_is_of_another_log(place: 
     subject = subjects_of(place).events(0, 1)
     await put(transport, subject, "a", "b")
     async with reading(transport, [subject], after=1000) as got:
-        await until(lambda: len(got) >= 2)
+        await until_awaited(lambda: len(got) >= 2)
     assert texts(got) == ["a", "b"]
 
 
@@ -267,7 +261,7 @@ async def test_a_reader_has_what_matches_any_of_its_patterns_once(
     await put(transport, subjects.events(0, 2), "e")
     kinds = {"ev": subjects.events, "snap": subjects.snapshot}
     async with reading(transport, [kinds[kind](rank, part) for kind, rank, part in chosen]) as got:
-        await until(lambda: len(got) >= len(wanted))
+        await until_awaited(lambda: len(got) >= len(wanted))
     assert texts(got) == wanted
 
 
@@ -279,7 +273,7 @@ async def test_a_reader_may_be_there_before_the_log(place: Place) -> None:
         assert await reader.last_position(WAIT) == 0
         await writer.open_log(WAIT)
         await put(writer, subject, "a")
-        await until(lambda: got)
+        await until_awaited(lambda: got)
     assert texts(got) == ["a"]
 
 
@@ -313,7 +307,7 @@ async def test_writers_at_the_same_time_have_each_their_own_order(place: Place) 
         async with anyio.create_task_group() as group:
             for rank, writer in enumerate(writers):
                 group.start_soon(put, writer, subjects.events(rank, 1), *(f"{rank}-{number}" for number in range(100)))
-        await until(lambda: len(got) >= 300)
+        await until_awaited(lambda: len(got) >= 300)
     assert [one.position for one in got] == list(range(1, 301))
     for rank in range(3):
         own = [one.data.decode() for one in got if one.subject == subjects.events(rank, 1)]
@@ -355,7 +349,7 @@ async def test_what_is_told_reaches_those_who_hear_it_then(place: Place) -> None
     await hearer.hear(subjects.heartbeat(2), lambda subject, data: second.append(data))
     for number in (1, 2, 3):
         await teller.tell(subjects.heartbeat(number), b"%d" % number)
-    await until(lambda: len(every) >= 3 and second)
+    await until_awaited(lambda: len(every) >= 3 and second)
     assert every == [(subjects.heartbeat(number), b"%d" % number) for number in (1, 2, 3)]
     assert second == [b"2"]
     assert await teller.last_position(WAIT) == 0
@@ -373,7 +367,7 @@ async def test_one_who_fails_to_take_what_it_hears_hears_the_next(place: Place) 
     await transport.hear(subject, take)
     await transport.tell(subject, b"a")
     await transport.tell(subject, b"b")
-    await until(lambda: len(heard) == 2)
+    await until_awaited(lambda: len(heard) == 2)
 
 
 async def test_what_is_asked_is_answered_by_one_who_serves_it(place: Place) -> None:
@@ -455,7 +449,7 @@ async def test_a_message_holds_max_bytes_and_no_more(place: Place) -> None:
     assert newest is not None
     assert newest.data == data
     async with reading(transport, [subjects.events()]) as got:
-        await until(lambda: got)
+        await until_awaited(lambda: got)
     assert got[0].data == data
     for refused in (data + b"!", "text"):
         with pytest.raises(ArgumentError, match="message"):
@@ -523,10 +517,10 @@ async def test_without_the_broker_all_fails_that_needs_it_and_comes_back_with_it
     transport.on_change = lambda: changes.append(transport.connected)
     async with reading(transport, [subjects.events()]) as got:
         await put(transport, subjects.events(0, 1), "a", "b")
-        await until(lambda: len(got) == 2)
+        await until_awaited(lambda: len(got) == 2)
         place.cut()
         try:
-            await until(lambda: not transport.connected)
+            await until_awaited(lambda: not transport.connected)
             assert changes == [False]
             assert isinstance(transport.error, BridgeError)
             for refused in (
@@ -542,13 +536,13 @@ async def test_without_the_broker_all_fails_that_needs_it_and_comes_back_with_it
             await transport.tell(subjects.heartbeat(0), b"lost")
         finally:
             place.restore()
-        await until(lambda: transport.connected)
+        await until_awaited(lambda: transport.connected)
         assert changes[-1]
         assert transport.error is None
         assert await put(transport, subjects.events(0, 1), "b", "c") == [2, 3]
-        await until(lambda: len(got) >= 3)
+        await until_awaited(lambda: len(got) >= 3)
         await transport.tell(subjects.heartbeat(0), b"again")
-        await until(lambda: heard)
+        await until_awaited(lambda: heard)
         assert await transport.ask(subjects.command("stop"), b"again", WAIT) == b"again"
     assert texts(got) == ["a", "b", "c"]
     assert heard == asked == [b"again"]
@@ -588,10 +582,10 @@ async def test_a_broker_that_is_not_there_at_first_is_found_later(place: Place) 
         await transport.hear(subjects_of(place).heartbeat(), lambda subject, data: heard.append(data))
     finally:
         place.restore()
-    await until(lambda: transport.connected)
+    await until_awaited(lambda: transport.connected)
     await transport.connect(WAIT)
     await transport.tell(subjects_of(place).heartbeat(0), b"here")
-    await until(lambda: heard)
+    await until_awaited(lambda: heard)
     await transport.close(5)
 
 

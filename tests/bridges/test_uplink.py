@@ -27,7 +27,8 @@ from asynchub.hub import MessageHub
 from tests.bridges.child_work import (
     publish,
 )
-from tests.bridges.families import FORKING, ROOT, TIMEOUT, forked, in_child, until, values
+from tests.bridges.families import FORKING, ROOT, TIMEOUT, forked, in_child, values
+from tests.waiting import until
 
 pytestmark = FORKING
 

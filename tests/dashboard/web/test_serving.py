@@ -25,8 +25,9 @@ from asynchub.dashboard.web.source import Source
 from asynchub.dashboard.web.steering import Steering
 from asynchub.errors import ArgumentError
 from asynchub.requests import StopRequested
-from tests.bridges.places import Place, bridged, until
+from tests.bridges.places import Place, bridged
 from tests.dashboard.runs import Point, Writer
+from tests.waiting import until
 
 WAIT = 30.0
 PROGRAM = """
