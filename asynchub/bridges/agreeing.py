@@ -90,6 +90,7 @@ class Job:
         slots: what this rank has.
         mode: why it is reduced.
         deadline: until when to wait for other ranks, by ``time.monotonic``.
+        asked: how many requests this rank had made, ever, when it was handed over; later ones go with a later one.
         handled: set when it was reduced, or will not be: what it holds goes into a later one then.
         reduced: what came of it; None if nothing did.
     """
@@ -99,6 +100,7 @@ class Job:
     slots: Slots
     mode: float
     deadline: float
+    asked: int
     handled: Latch = field(default_factory=Latch)
     reduced: Reduced | None = None
 

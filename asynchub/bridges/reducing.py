@@ -92,6 +92,7 @@ class Reducing:
         self._doubt: Job | None = None  # what failed last: whether others have completed it is not known
         self._degraded: float | None = None
         self._requests: list[bytes] = []
+        self._asked = self._sent = 0  # requests of this rank, ever
         self._done = 0
         self._last: Reduced | None = None
         self._generation = None if alone is None else Generation(alone, Layout(capacity))
@@ -135,7 +136,7 @@ class Reducing:
     def _put(self, step: int, slots: Slots, mode: float, timeout: float) -> Job:
         self._number = self._number + 1 if step == self._step else 0
         self._step = step
-        job = Job(step, self._number, slots, mode, time.monotonic() + timeout)
+        job = Job(step, self._number, slots, mode, time.monotonic() + timeout, self._asked)
         if self._degraded is None and self.error is None and not self._closing:
             self._newest = job
             self._queue.append(job)
@@ -160,9 +161,10 @@ class Reducing:
         return results
 
     def request(self, request: bytes) -> None:
-        """Have ``request`` travel with the next reduction."""
+        """Have ``request`` travel with what is handed over next."""
         with self._changed:
             self._requests.append(request)
+            self._asked += 1
 
     def close(self) -> None:
         """Have the thread end, wherever it waits."""
@@ -238,7 +240,7 @@ class Reducing:
         """
         with self._changed:
             slots, self._owed, self._owed_at = self._owed, {}, None
-            sent = list(self._requests)
+            sent = self._requests[: max(job.asked - self._sent, 0)]
         merge(slots, job.slots, self._declarations)
         job.slots = slots
         try:
@@ -255,6 +257,7 @@ class Reducing:
         else:
             with self._changed:
                 del self._requests[: len(sent)]
+                self._sent += len(sent)
                 self._results.append(reduced)
                 self._last = job.reduced = reduced
                 self._done = generation.done
@@ -349,7 +352,7 @@ class Reducing:
             self._done = generation.done
             since, self._degraded = self._degraded, None
             if self._owed_at is not None:
-                job = Job(*self._owed_at, self._owed, INTERVAL, time.monotonic() + self._timeout)
+                job = Job(*self._owed_at, self._owed, INTERVAL, time.monotonic() + self._timeout, self._asked)
                 self._owed, self._owed_at = {}, None
                 self._newest = job
                 self._queue.append(job)

@@ -154,7 +154,7 @@ class Going:
         owed = 0.0
         for step, number in places:
             owed += 1
-            job = Job(step, number, {"n": [owed, 1.0, float(step), 0.0]}, mode, time.monotonic() + 20)
+            job = Job(step, number, {"n": [owed, 1.0, float(step), 0.0]}, mode, time.monotonic() + 20, 0)
             try:
                 found.append(reduce_together(self.generation, job, DECLARATIONS, False, []))
                 owed = 0.0
