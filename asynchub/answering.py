@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from asynchub.declaring import Parameter
 from asynchub.events import Event
-from asynchub.requests import Request
+from asynchub.requests import Decided, Request
 
 __all__ = ("Answering", "Publisher")
 
@@ -54,6 +54,15 @@ class Answering:
     def publish(self, event: E, *, step: int | None = None) -> E:
         """Publish ``event`` on the hub; return it as stamped. See ``MessageHub.publish``."""
         return self._publisher.publish(event, step=step)
+
+    def decide(self, verdict: str, decided: Callable[[], Decided]) -> None:
+        """Publish a decision; where verdicts are only counted, as when a rule is tried, it is not made.
+
+        Args:
+            verdict: that of it.
+            decided: returns it.
+        """
+        self.publish(decided())
 
     def update_scalar(self, key: str, value: Any, count: int = 1, *, step: int | None = None) -> None:
         """Record a scalar of the subscriber's own. See ``MessageHub.update_scalar``."""

@@ -15,11 +15,12 @@ from typing import Any
 
 from asynchub.answering import Publisher
 from asynchub.bus import EventBus
-from asynchub.control import ControlSubscriber, SettlePoint
+from asynchub.control import SettlePoint
 from asynchub.errors import ArgumentError, StateError, SubscribersFailedError
 from asynchub.events import SubscriberFailed
 from asynchub.every import EPOCH_KEY, Every
 from asynchub.loops import Latch
+from asynchub.rounds import ControlSubscriber
 from asynchub.runner import Attachment, OnError, Runner
 from asynchub.settled import SettledSubscription
 from asynchub.standing import as_saved, from_seq, is_stateful, state_of

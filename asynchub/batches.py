@@ -249,10 +249,11 @@ def decode_batch(payload: bytes) -> Batch:
     """
     try:
         tree = msgpack.unpackb(payload, strict_map_key=True, unicode_errors="surrogatepass")
-        keys = [(key, flag) for key, flag in tree["keys"]]
+        names, flags = zip(*tree["keys"], strict=True) if tree["keys"] else ((), ())
+        keys = list(zip(names, flags, strict=True))
         events = [(seq, data) for seq, data in tree["events"]]
         groups = list(tree["scalars"])
-        if any(type(key) is not str or type(flag) is not bool for key, flag in keys):
+        if not set(map(type, names)) <= {str} or not set(map(type, flags)) <= {bool}:
             raise ValueError(f"a key is a string with a flag, got {keys!r:.80}")
         if any(type(seq) is not int or type(data) is not bytes for seq, data in events):
             raise ValueError("an event is its seq and bytes")

@@ -29,6 +29,7 @@ from asynchub.filing import Run
 from asynchub.intake import CHORES, Intake
 from asynchub.loops import Latch, LoopHandle, Station
 from asynchub.routing import Routing
+from asynchub.stretches import Stretch, whole_stretches
 from asynchub.taps import Tap
 
 __all__ = ("EventBus",)
@@ -45,6 +46,7 @@ class EventBus(Routing, Intake):
         housekeeping: called by a publisher, without ``lock``, every ``CHORES`` events or more often.
         changed: called under ``lock`` when what anybody reads has changed.
         collecting: held while events are sorted into channels and taken from them.
+        woken_by: identifier of the thread whose publish last woke readers; 0 if none did.
 
     Args:
         latency: seconds a reader lets events gather before it looks again.
@@ -71,6 +73,7 @@ class EventBus(Routing, Intake):
         self._sorting = False
         self._armed: list[Station] = []
         self._stations: dict[Any, Station] = {}
+        self.woken_by = 0
         self.forget_routes()
         self.patient: list[ref[Cursor]] = []
         self._room = Latch()
@@ -137,6 +140,7 @@ class EventBus(Routing, Intake):
             due = self.seq - self.filed >= CHORES
             self.look_again()
         for station in stations:
+            self.woken_by = threading.get_ident()
             station.kick()
         self.do_deferred()
         if due:
@@ -235,7 +239,7 @@ class EventBus(Routing, Intake):
     def hurry(self) -> None:
         """Have every waiting reader look now."""
         for loop, station in list(self._stations.items()):
-            if not station.hurry():  # the loop has ended
+            if not station.hurry() or _has_ended(loop):
                 self._stations.pop(loop, None)
 
     def collect(self) -> None:
@@ -265,6 +269,28 @@ class EventBus(Routing, Intake):
             for channel in self.channels:
                 if channel.end - channel.base > channel.least_lag:
                     channel.trim()
+
+    def take_whole(self, cursor: Cursor, limit: int) -> Stretch | None:
+        """Collect, and take what ``cursor`` is to get next, as it lies: whole stretches, ``limit`` events at most.
+
+        None, and nothing is taken, if there is nothing, or if it has lost something, or is amid a stretch. With
+        ``collecting`` held; not for ``overflow="latest"``.
+        """
+        channel = cursor.channel
+        if channel is None:
+            return None
+        self.collect()
+        stretches, position = channel.stretches, cursor.position
+        if not stretches or cursor.missed is not None or cursor.owed or channel.end - position > cursor.max_lag:
+            return None
+        found = whole_stretches(stretches, position, limit)
+        if found is not None:
+            cursor.position = position + found.size
+            if 4 * found.size >= limit:  # so much is let go of as soon as all have taken it
+                channel.trim()
+            if cursor.overflow == "block":
+                self.made_room()
+        return found
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
@@ -333,3 +359,14 @@ class EventBus(Routing, Intake):
             except LagExceededError as error:
                 cursor.failure = error
         return rest
+
+
+def _has_ended(loop: Any) -> bool:
+    """Tell whether an asyncio loop or a trio run is over, also one of this very thread."""
+    if hasattr(loop, "is_closed"):
+        return bool(loop.is_closed())
+    try:
+        loop.run_sync_soon(bool)  # anything
+    except RuntimeError:
+        return True
+    return False

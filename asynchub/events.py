@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import repeat
+from itertools import repeat, starmap
 from typing import Any, Self, cast
 
 __all__ = (
@@ -305,35 +305,37 @@ class TrackerRestored(Event):
     missed: int = 0
 
 
-class _Draft(Event):
-    """A ``ScalarUpdated`` while it is filled: same layout, but plain assignment (0.15 µs an event instead of 1 µs)."""
+class _Draft(ScalarUpdated):
+    """A ``ScalarUpdated`` while it is filled: of the same layout, but with plain assignment (0.15 µs, not 1 µs each).
 
-    __slots__ = ("count", "value")
+    A subclass that adds nothing becomes its base by the assignment of that to ``__class__``, the cheaper for having no
+    slots of its own to be compared.
+    """
+
+    __slots__ = ()
+    __init__ = object.__init__  # it takes nothing
     __setattr__ = object.__setattr__
     __delattr__ = object.__delattr__  # both, or the type keeps the slow path of a frozen dataclass
 
-    def __init__(self, seq: int, time: float, step: int | None, key: str, value: float, count: int) -> None:
-        self.seq = seq  # type: ignore[misc]  # frozen for everybody else
-        self.time = time  # type: ignore[misc]
-        self.step = step  # type: ignore[misc]
-        self.key = key  # type: ignore[misc]
-        self.value = value
-        self.count = count
-        self.__class__ = ScalarUpdated  # type: ignore[assignment]  # frozen from here on
 
-
-scalar_updated = cast(
-    "Callable[[int, float, int | None, str, float, int], ScalarUpdated]",
-    _Draft,
-)
-"""Make a ``ScalarUpdated`` from ``(seq, time, step, key, value, count)``, six times faster than its constructor."""
+def scalar_updated(seq: int, time: float, step: int | None, key: str, value: float, count: int) -> ScalarUpdated:
+    """Return a ``ScalarUpdated``, six times faster than its constructor."""
+    draft: Any = _Draft()
+    draft.seq = seq
+    draft.time = time
+    draft.step = step
+    draft.key = key
+    draft.value = value
+    draft.count = count
+    draft.__class__ = ScalarUpdated  # frozen from here on
+    return cast("ScalarUpdated", draft)
 
 
 ENTRY = 5
 """Items for each scalar in a list of what was published: ``cell, time, step, value, count``, again and again."""
 
 
-def scalars_updated(seqs: Iterable[int], items: Sequence[Any]) -> list[Event]:
+def scalars_updated(seqs: Sequence[int], items: Sequence[Any]) -> list[Event]:
     """Return a ``ScalarUpdated`` for each of many entries, faster still than one by one.
 
     Args:
@@ -342,15 +344,14 @@ def scalars_updated(seqs: Iterable[int], items: Sequence[Any]) -> list[Event]:
     """
     if len(items) == ENTRY:
         cell, time, step, value, count = items
-        return [scalar_updated(next(iter(seqs)), time, step, cell.key, value, count)]
-    drafts: list[Any] = list(map(object.__new__, repeat(_Draft, len(items) // ENTRY)))
+        return [scalar_updated(seqs[0], time, step, cell.key, value, count)]
+    kind = ScalarUpdated
+    drafts: list[Any] = list(starmap(_Draft, repeat((), len(seqs))))
     fields = iter(items)
-    for draft, seq, cell, time, step, value, count in zip(drafts, seqs, *[fields] * ENTRY, strict=False):
-        draft.seq = seq
-        draft.time = time
-        draft.step = step
+    # each item goes from the iterator into its field, by no variable: a quarter less than by assignments
+    for draft, draft.seq, cell, draft.time, draft.step, draft.value, draft.count in zip(
+        drafts, seqs, *[fields] * ENTRY, strict=False
+    ):
         draft.key = cell.key
-        draft.value = value
-        draft.count = count
-        draft.__class__ = ScalarUpdated
+        draft.__class__ = kind
     return drafts

@@ -86,7 +86,12 @@ class Depot:
         numbers = items[3::ENTRY]
         floats = countOf(map(type, numbers), float) == size
         values: Array | list[Any] = packed_numbers("d", numbers) if floats else numbers
-        seqs = np.concatenate([np.arange(first, first + len(items) // ENTRY) for first, items in runs])
+        first, (last, rest) = runs[0][0], runs[-1]
+        if last + len(rest) // ENTRY - first == size:  # nothing else came between: most runs are of one settle point
+            seqs = np.arange(first, first + size)
+        else:
+            ranges = (range(first, first + len(items) // ENTRY) for first, items in runs)
+            seqs = np.fromiter(itertools.chain.from_iterable(ranges), np.int64, size)
         times, steps = packed_numbers("d", items[1::ENTRY]), packed_steps(items[2::ENTRY])
         self._blocks.append(_Block(seqs, times, steps, values, counts, whose))
         self._size = sum(len(block.seqs) for block in self._blocks)

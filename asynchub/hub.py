@@ -178,10 +178,11 @@ class MessageHub(Resuming):
             DeviceLostError: a device has failed, and a value with it, since the last call.
             WaitTimeoutError: the timeout passed.
         """
-        if CURRENT_SUBSCRIBER.get() is not None:
+        if self._attachments.runner is not None and CURRENT_SUBSCRIBER.get() is not None:
             self._refuse_nested("settle")
         self._settle_point.settle(timeout)
-        self._bus.raise_lost()
+        if self._bus.lost is not None:
+            self._bus.raise_lost()
 
     async def settled(self, timeout: float | None = None) -> None:
         """Do what ``settle`` does, in this task; control subscribers may await here."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from asynchub.errors import ArgumentError, UnknownScalarError
-from asynchub.events import InfoRemoved, InfoUpdated
+from asynchub.events import ENTRY, InfoRemoved, InfoUpdated
 from asynchub.history import HistoryBuffer
 from asynchub.holding import VALUE
 from asynchub.live import Cell, LiveDict
@@ -153,24 +153,27 @@ class Record(Recording):
         cells, now = self._cells, _now()
         entries: list[Any] = []
         tensors: list[tuple[int, str, Any]] = []
-        wanted = False
         for key, value in log_dict.items():
-            count = 1
             cell = cells.get(key)
-            if type(value) is not float:
-                if type(value) is int or not on_device(value):
-                    value, count = scalar_and_count(key, value)
-                if type(value) not in NUMBERS:
-                    tensors.append((len(entries) + VALUE, key, value))
+            if type(value) is float:
+                if cell is None or cell.resumed is not resumed:
+                    break
+                entries += (cell, now, step, value, 1)
+                continue
+            count = 1
+            if type(value) is int or not on_device(value):
+                value, count = scalar_and_count(key, value)
+            if type(value) not in NUMBERS:
+                tensors.append((len(entries) + VALUE, key, value))
             if cell is None or cell.resumed is not resumed:
                 break
-            wanted = wanted or cell.wanted
             entries += (cell, now, step, value, count)
         else:
             if not tensors:
                 bus = self._bus
                 self._entries += entries
-                if len(self._entries) >= (bus.alarm if wanted else bus.chores):
+                size = len(self._entries)
+                if size >= bus.alarm and (size >= bus.chores or any(cell.wanted for cell in entries[::ENTRY])):
                     bus.attend()
                 return
             if self._publish_known(entries, tensors):

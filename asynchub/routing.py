@@ -76,9 +76,9 @@ class Routing:
         if not self._selective:
             return bool(self.channels)
         routes = self._routes
-        if len(items) == ENTRY:
-            return bool(routes[items[0].key, ScalarUpdated])
-        return any(routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY]))
+        if routes[items[0].key, ScalarUpdated]:  # as nearly always
+            return True
+        return len(items) > ENTRY and any(routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY]))
 
     def any_wanted_by(self, items: Iterable[Any], channels: Collection[Channel]) -> bool:
         """Tell whether one of these runs and other events goes to one of ``channels``."""
@@ -102,17 +102,14 @@ class Routing:
         stretches: Iterable[Stretch]
         for item in taken:
             if type(item) is not tuple:
-                channels, stretches = routes[item.key, type(item)], (Stretch.of_event(item),)
+                channels, stretches = routes[item.key, type(item)], (Stretch.of_events([item]),)
             else:
                 first, items = item
                 if not self._selective:
                     channels = self.channels
-                elif len(items) == ENTRY:
-                    channels = routes[items[0].key, ScalarUpdated]
                 else:
-                    ways = {routes[cell.key, ScalarUpdated] for cell in set(items[::ENTRY])}
-                    channels = ways.pop()
-                    if ways:
+                    channels = routes[items[0].key, ScalarUpdated]
+                    if len(items) > ENTRY and not self._go_together(items):
                         self._sort_apart(item, again)
                         continue
                 size = len(items) // ENTRY
@@ -122,6 +119,14 @@ class Routing:
                 for channel in channels:
                     if not again or channel.last_seq < stretch.last_seq:
                         channel.append(stretch)
+
+    def _go_together(self, items: list[Any]) -> bool:
+        """Tell whether all entries go to the same channels."""
+        cells = items[::ENTRY]
+        if cells[0] is cells[-1] and cells.count(cells[0]) == len(cells):
+            return True
+        routes = self._routes
+        return len({routes[cell.key, ScalarUpdated] for cell in set(cells)}) == 1
 
     def _sort_apart(self, run: Run, again: bool) -> None:
         """Append entries to the channels that want them, not all the same; what nobody wants is left out."""

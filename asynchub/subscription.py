@@ -4,6 +4,7 @@ Order: a subscription yields events in the order of ``Event.seq``; first those t
     ones, without a gap or a repeat.
 Lag: it may be ``max_lag`` events behind; beyond that it loses what its ``overflow`` says.
 Handled: an event counts as handled when the next one is asked for; a batch, when the next batch is.
+Batches: immutable; their events are made when somebody looks at one, from any thread, once for all readers.
 Closing: a closed subscription yields what it still holds, then ends.
 Cancellation: a wait that is cancelled loses nothing.
 Threads: one task reads at a time; ``close``, ``publish``, ``request`` and ``statistics`` may be called from any thread.
@@ -11,9 +12,10 @@ Threads: one task reads at a time; ``close``, ``publish``, ``request`` and ``sta
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Self
 
@@ -24,12 +26,14 @@ from asynchub.bus import EventBus
 from asynchub.channels import Cursor, Overflow, Selection, SubscriptionStatistics
 from asynchub.errors import LagExceededError, SubscriptionError
 from asynchub.events import Event, EventsDropped
-from asynchub.stretches import sifted
+from asynchub.stretches import Stretch, sifted
 
 __all__ = ("BATCH", "Subscription")
 
 BATCH = 256
-"""Events handed out between two checkpoints."""
+"""Events in a batch at most."""
+SPELL = 0.0005
+"""Seconds that a reader may read on before it lets the loop's other tasks run: each time costs as much as a batch."""
 
 
 class _Batches:
@@ -39,14 +43,12 @@ class _Batches:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[Event]:
+    async def __anext__(self) -> Sequence[Event]:
         subscription = self._subscription
-        if subscription._index < len(subscription._batch):
-            return subscription._rest_of_batch()
-        batch = await subscription._next_batch()
+        batch = subscription._rest_of_batch() or await subscription._next_batch()
         if batch is None:
             raise StopAsyncIteration
-        return batch
+        return Stretch.of_events(batch) if isinstance(batch, list) else batch
 
 
 class Subscription(Answering):
@@ -95,14 +97,14 @@ class Subscription(Answering):
         self._delivered = 0
         self._busy_seconds = 0.0
         self._handed_at: float | None = None
-        self._eager = False
+        self._others_ran = math.inf  # when it was handed the first batch since the loop's other tasks ran
+        self._plain = keep is None and overflow != "latest"  # whether it gets every event of its selection
         self.last_seq = bus.out
         """``seq`` of the newest event handed out, or before which nothing was to be handed out."""
 
         def begin() -> None:
             self.last_seq = bus.out if past_seq is None else past_seq
-            if past is not None:
-                self._past = past()
+            self._past = None if past is None else past()
 
         bus.add(self._cursor, selection, begin)
 
@@ -117,32 +119,35 @@ class Subscription(Answering):
             batch = await self._next_batch()
             if batch is None:
                 raise StopAsyncIteration
-            self._batch = batch
+            self._batch = batch if isinstance(batch, list) else batch.events()
             index = 0
         self._index = index + 1
         return self._batch[index]
 
-    def batches(self) -> AsyncIterator[list[Event]]:
-        """Return an async iterator of lists of events: all that has come, 1 to 256 at a time."""
+    def batches(self) -> AsyncIterator[Sequence[Event]]:
+        """Return an async iterator of batches of events: all that has come, 1 to 256 at a time."""
         return _Batches(self)
 
-    async def _next_batch(self) -> list[Event] | None:
+    async def _next_batch(self) -> list[Event] | Stretch | None:
         """Return the next events, or None at the end; call when the last batch is used up."""
         self._begin_reading()
-        if self._cursor.thread is None:
-            self._cursor.thread = threading.get_ident()
+        self._cursor.thread = self._cursor.thread or threading.get_ident()
         try:
-            if self._eager:
+            if time.perf_counter() - self._others_ran > SPELL:
                 await checkpoint()
-            self._eager = True
+                self._others_ran = math.inf
             station = None
             try:
-                while not (batch := self._take()):
+                while not (batch := self._take_whole() or self._take()):
                     if await self._fetch():
                         continue
                     if self._rest is not None:
                         return None
-                    self._eager = False
+                    if self._others_ran < math.inf and self._bus.woken_by == self._cursor.thread:
+                        await checkpoint()  # who publishes on this very loop may be about to go on
+                        self._others_ran = math.inf
+                        continue
+                    self._others_ran = math.inf
                     if station is None:
                         station = self._bus.station()
                         self._cursor.thread = station.thread
@@ -153,6 +158,7 @@ class Subscription(Answering):
             if station is not None:
                 station.found()
             self._handed_at = time.perf_counter()
+            self._others_ran = min(self._others_ran, self._handed_at)
             return batch
         finally:
             self._reading = False
@@ -163,9 +169,8 @@ class Subscription(Answering):
 
     def _rest_of_batch(self) -> list[Event]:
         """Return what is left of a batch of which single events were read before."""
-        rest = self._batch[self._index :]
-        self._batch, self._index = [], 0
-        self.last_seq = rest[-1].seq
+        rest, self._batch, self._index = self._batch[self._index :], [], 0
+        self.last_seq = rest[-1].seq if rest else self.last_seq
         return rest
 
     def _begin_reading(self) -> None:
@@ -182,24 +187,29 @@ class Subscription(Answering):
 
     def ready(self) -> bool:
         """Tell whether asking for the next event would return at once; collects nothing."""
-        return (
-            self._cursor.ready()
-            or self._past is not None
-            or self._index < len(self._batch)
-            or bool(self._left)
-            or self._error is not None
-            or self._rest is not None
-        )
+        return self._something_to_do() or self._index < len(self._batch) or bool(self._left) or self._error is not None
+
+    def _take_whole(self) -> Stretch | None:
+        """Do what ``_take`` does if, as nearly always, whole stretches are next and all that there is to do."""
+        bus, cursor = self._bus, self._cursor
+        with bus.collecting:
+            if not self._plain or self._waiters or self._past is not None or self._left or self._error is not None:
+                return None
+            self._resting = True  # as by `_rested`
+            cursor.handled = cursor.position - cursor.owed
+            found = bus.take_whole(cursor, BATCH)
+            if found is not None:
+                self._resting = False
+                self._delivered += found.size
+                self.last_seq = found.last_seq
+            return found
 
     def _take(self) -> list[Event]:
         """Take what there is, let go of what was handed out before, and tell those who wait for that."""
         with self._bus.collecting:
             self._rested()
             while True:
-                if self._past is not None or self._rest is not None or self._left or self._error is not None:
-                    events = self._take_held()
-                else:
-                    events = self._take_live()
+                events = self._take_held()
                 if not events:
                     return events
                 self.last_seq = events[-1].seq
@@ -242,7 +252,7 @@ class Subscription(Answering):
         return events
 
     def _take_held(self) -> list[Event]:
-        """Take what is there beside the log: of the past, after an error, or when it was closed."""
+        """Take what is next: beside the log, of the past, after an error or when it was closed; else of the log."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -262,8 +272,7 @@ class Subscription(Answering):
         limit = self._until_told() if self._waiters else BATCH
         events = rest[:limit]
         del rest[:limit]
-        failure = self._cursor.failure
-        if not events and failure is not None:
+        if not events and (failure := self._cursor.failure) is not None:
             self._cursor.failure = None
             raise failure
         return events
@@ -273,10 +282,9 @@ class Subscription(Answering):
             return
         self._resting = True
         self._cursor.handled = self._cursor.position - self._cursor.owed - len(self._rest or ())
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
-            for position, call in waiters:
-                self.when_handled(position, call)
+        waiters, self._waiters = self._waiters, []
+        for position, call in waiters:
+            self.when_handled(position, call)
 
     def _until_told(self) -> int:
         """Tell those whose moment has come; return how many events may be handed out before that of another."""
@@ -378,10 +386,9 @@ class Subscription(Answering):
         """Return how it is doing now."""
         with self._bus.collecting:
             self._bus.collect()
-            held = len(self._left) + len(self._rest or ()) + self._cursor.lag
             return SubscriptionStatistics(
                 name=self.name,
-                lag=held,
+                lag=len(self._left) + len(self._rest or ()) + self._cursor.lag,
                 delivered=self._delivered,
                 dropped=self._cursor.dropped,
                 errors=self.errors,

@@ -14,9 +14,10 @@ import anyio
 from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.channels import Selection
-from asynchub.control import ControlSubscriber, SettlePoint
+from asynchub.control import SettlePoint
 from asynchub.events import Event, EventsDropped, InfoUpdated, ScalarUpdated
 from asynchub.requests import Request
+from asynchub.rounds import ControlSubscriber
 from asynchub.runner import Subscriber
 from asynchub.settled import SettledSubscription
 from asynchub.subscription import Subscription

@@ -13,6 +13,8 @@ import pytest
 from anyio import fail_after, to_thread
 
 from asynchub import Event, MessageHub, ScalarUpdated, StopRequested, SubscriberFailed, Subscription
+from asynchub.collecting import collect_few
+from asynchub.control import SettlePoint
 from asynchub.errors import (
     ControlAwaitedError,
     ControlFailedError,
@@ -21,6 +23,9 @@ from asynchub.errors import (
     LifecycleError,
     WaitTimeoutError,
 )
+from asynchub.rounds import Rounds
+from asynchub.settled import SettledSubscription
+from tests.interrupting import interrupted
 
 
 class Rule:
@@ -472,6 +477,118 @@ def test_a_control_subscriber_that_returns_is_done() -> None:
         hub.update_scalar(key, 1.0)
         hub.settle()
     assert notes == ["a"]
+
+
+def test_it_may_return_amid_more_events_than_it_is_handed_at_once() -> None:
+    hub = MessageHub("hub")
+    notes: list[float] = []
+
+    async def once(events: Subscription) -> None:
+        async for event in events:
+            notes.append(event.value)  # type: ignore[attr-defined]  # it reads scalars only
+            return
+
+    hub.attach(once, role="control")
+    for number in range(600):
+        hub.update_scalar("a", float(number))
+    hub.settle()
+    assert notes == [0.0]
+
+
+def test_control_subscribers_are_handed_the_same_batches_which_nobody_can_change() -> None:
+    hub = MessageHub("hub")
+    batches: list[Any] = []
+
+    async def rule(events: Subscription) -> None:
+        async for batch in events.batches():
+            batches.append(batch)
+
+    for name in ("one", "other"):
+        hub.attach(rule, role="control", name=name)
+    hub.settle()
+    hub.update_scalars({"a": 1.0, "b": 2.0})
+    hub.settle()
+    first, second = batches
+    assert first == second
+    assert [event.key for event in first] == ["a", "b"]
+    assert not hasattr(first, "append")
+    hub.update_scalar("a", 3.0)
+    hub.settle()
+    assert [len(batch) for batch in batches] == [2, 2, 1, 1]
+    hub.close()
+
+
+async def test_it_may_read_single_events_of_a_batch_and_then_the_rest_of_it() -> None:
+    hub = MessageHub("hub")
+    notes: list[Any] = []
+
+    async def rule(events: Subscription) -> None:
+        batches = events.batches()
+        while True:
+            notes.append((await anext(events)).key)
+            notes.append([event.key for event in await anext(batches)])
+
+    hub.attach(rule, role="control")
+    for _ in range(2):
+        hub.update_scalars({"a": 1.0, "b": 2.0, "c": 3.0})
+        hub.settle()
+    assert notes == ["a", ["b", "c"]] * 2
+    await hub.settled()
+
+
+LEFT_OUT = r"\s*(asked = run\.send|with |try:|bus\.(busy|_sorting) = False)"
+"""What is raised in the first of these lines counts as raised by the rule; in the others no signal comes."""
+INSIDE = {SettlePoint.settle, Rounds.run_plainly, SettledSubscription.begin_turn, collect_few}
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_interrupt_in_any_line_of_a_settle_point_costs_nobody_an_event(answers: bool) -> None:
+    hub = MessageHub("hub")
+    seen: dict[str, list[float]] = {}
+
+    def attach(name: str) -> None:
+        @hub.on("a", role="control", name=name)
+        def rule(event: ScalarUpdated) -> None:
+            seen.setdefault(name, []).append(event.value)
+            if answers:
+                hub.update_scalar("answer", event.value)
+
+    for name in ("one", "two", "three"):
+        attach(name)
+    hub.on("answer", role="control", name="last")(lambda event: None)
+    hub.settle()
+    codes = {function.__code__ for function in INSIDE}
+    for line in range(1, 500):
+        hub.update_scalar("a", float(line))
+        if not interrupted(hub.settle, line, codes, but=LEFT_OUT):
+            break
+    else:
+        pytest.fail("it has more lines than were tried")
+    hub.settle(1)
+    assert seen == {name: [float(number) for number in range(1, line + 1)] for name in ("one", "two", "three")}
+    thread = threading.Thread(target=hub.settle, args=(10,))
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    hub.close()
+
+
+async def test_a_control_subscriber_may_have_a_timeout_of_its_own_amid_that_of_the_settle_point() -> None:
+    hub = MessageHub("hub")
+    notes: list[str] = []
+
+    async def rule(events: Subscription) -> None:
+        async for event in events:
+            with fail_after(5):
+                await anyio.sleep(0.001)
+                notes.append(event.key)
+
+    hub.attach(rule, role="control")
+    await hub.settled(5)
+    for _ in range(2):
+        hub.update_scalar("a", 1.0)
+        await hub.settled(5)
+    assert notes == ["a", "a"]
 
 
 def test_a_control_subscriber_can_be_detached_by_another_one() -> None:

@@ -206,7 +206,7 @@ class Bridge:
     async def _send(self, events: Subscription) -> None:
         """Read the hub; the subscriber that is attached."""
         life: Life | None = None
-        batch: list[Event] | None = None
+        batch: Sequence[Event] | None = None
         try:
             begun, batches = events.last_seq, events.batches()
             with anyio.move_on_after(0):
@@ -241,7 +241,7 @@ class Bridge:
             if life is not None:
                 await life.end()
 
-    async def _next(self, batches: AsyncIterator[list[Event]], life: Life) -> list[Event] | None:
+    async def _next(self, batches: AsyncIterator[Sequence[Event]], life: Life) -> Sequence[Event] | None:
         """Return what was published next, or None at the end; raise what has ended the life meanwhile."""
         while True:
             with anyio.move_on_after(LOOK):

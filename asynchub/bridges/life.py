@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Life:
         if self._failure is not None:
             raise self._failure
 
-    def give(self, batch: list[Event]) -> Latch | None:
+    def give(self, batch: Sequence[Event]) -> Latch | None:
         """Send events; return what to wait for before more is given, or None. Raises what has ended the thread."""
         self._cutter.step = self._hub.step
         if any(type(one) is Rewound for one in batch):  # of a journal: what this life brings counts, all of it

@@ -1,6 +1,7 @@
 """Loggers that hand a run to a tracker: a library, a server, a database that may be slow, gone for a while, or dead.
 
-A subclass says how: ``open``, ``write``, ``sync`` and ``close``, called in a thread of the logger's own, one at a time.
+A subclass says how: ``open``, ``write``, ``write_last``, ``sync`` and ``close``, called in a thread of the logger's
+own, one at a time.
 
 Handled: an event counts as handled when the tracker has it, so ``hub.flush()`` waits for that, as long as the tracker
     takes what it is given. If it raises, or takes longer than ``grace``, the logger goes on without it: events count as
@@ -111,6 +112,13 @@ class TrackerLogger(ABC):
     def write(self, items: Sequence[Item]) -> None:
         """Hand over ``items``, at least one; called again with them, later, if it raises."""
 
+    def write_last(self, items: Sequence[Item]) -> None:
+        """Hand over points of stretches that the end of a life has cut short; called again, later, if it raises.
+
+        A run that is resumed from a state before that goes on with those stretches, and comes to other points.
+        """
+        self.write(items)
+
     def sync(self) -> None:  # noqa: B027  # a subclass may leave it so
         """Have what was written come to rest: in the file, at the server. Called after each row of writes.
 
@@ -144,8 +152,8 @@ class TrackerLogger(ABC):
             worker.end()
 
     async def _next(
-        self, batches: AsyncIterator[list[Event]], worker: Worker, events: Subscription
-    ) -> list[Event] | None:
+        self, batches: AsyncIterator[Sequence[Event]], worker: Worker, events: Subscription
+    ) -> Sequence[Event] | None:
         """Return the next events, or None at the end; meanwhile try again to hand over what is owed."""
         while self._failing:
             busy = self._under_way is not None
@@ -220,7 +228,7 @@ class TrackerLogger(ABC):
         if not self._opened:
             self.open()
             self._opened, self.resumed = True, False
-        attempt.run(self.write, events.again, self._backlog.aggregation.fresh())
+        attempt.run(self.write, self.write_last, events.again, self._backlog.aggregation.fresh())
         try:
             self.sync()
         except BaseException:

@@ -228,36 +228,36 @@ class EarlyStopping:
         self.stopping_reason = self.check(value, event.step)
         stopped = self.stopping_reason is not StoppingReason.NOT_STOPPED
         stops = stopped and self._may_stop()
-        if stops:
-            verdict, reason = "stop", self._reason(value)
-        elif stopped:
-            verdict, reason = "waiting", f"{self._reason(value)}; not before epoch {self._min_epochs}"
-        elif rule.wait:
-            beside = "" if bar is None else f" on {bar:.6g}"
-            reason = f"{self.monitor} is {value:.6g}, no improvement{beside}: {rule.wait} of {rule.patience} checks"
-            verdict = "waiting"
-        else:
-            beside = "the first" if bar is None else f"an improvement on {bar:.6g}"
-            verdict, reason = "improved", f"{self.monitor} is {value:.6g}, {beside}"
-        events.publish(
-            Decided(
-                author=events.name,
-                verdict=verdict,
-                reason=reason,
-                monitor=self.monitor,
-                value=value,
-                best=bar,
-                wait=rule.wait,
-                patience=rule.patience,
-                step=event.step,
-            )
-        )
+        verdict = "stop" if stops else "waiting" if stopped or rule.wait else "improved"
+        events.decide(verdict, lambda: self._decided(events.name, verdict, value, bar, event.step))
         if not stops or self._asked:
             return
         self._asked = True
-        events.request(StopRequested(reason=reason))
+        events.request(StopRequested(reason=self._reason(value)))
         if self._restore_best is not None and rule.best_step is not None:
             self._restore_best(rule.best_step)
+
+    def _decided(self, name: str, verdict: str, value: float, bar: float | None, step: int | None) -> Decided:
+        """Return what was decided on a value."""
+        rule = self._rule
+        beside = "" if bar is None else f" on {bar:.6g}"
+        if self.stopping_reason is not StoppingReason.NOT_STOPPED:
+            reason = self._reason(value) + ("" if verdict == "stop" else f"; not before epoch {self._min_epochs}")
+        elif rule.wait:
+            reason = f"{self.monitor} is {value:.6g}, no improvement{beside}: {rule.wait} of {rule.patience} checks"
+        else:
+            reason = f"{self.monitor} is {value:.6g}, {'the first' if bar is None else f'an improvement{beside}'}"
+        return Decided(
+            author=name,
+            verdict=verdict,
+            reason=reason,
+            monitor=self.monitor,
+            value=value,
+            best=bar,
+            wait=rule.wait,
+            patience=rule.patience,
+            step=step,
+        )
 
     def check(self, value: float, step: int | None = None) -> StoppingReason:
         """Take the value of one more check into account; return why training should stop now, if it should.

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, TextIO, cast
 
@@ -189,7 +189,7 @@ class TqdmProgress:
                 self._add_meter()
             await self._show(bar, file)
 
-    async def _next(self, batches: AsyncIterator[list[Event]], *, waking: bool) -> list[Event] | None:
+    async def _next(self, batches: AsyncIterator[Sequence[Event]], *, waking: bool) -> Sequence[Event] | None:
         """Return the next events, none when a drawing is due before they come, and None at the end."""
         seconds = max(self._due - time.monotonic(), 0) if waking and self._undrawn else None
         with anyio.move_on_after(seconds):

@@ -2,8 +2,9 @@
 
 Prints ns of CPU time of methods with the signature of ``update_scalar``, each with one part more than the last, up
 to the real one, whose entries also get to their history; and of what was there before: a lock around the update, taken
-and let go by hand or by a ``with`` statement. Not shown: cold caches, as after a training step, where each part takes
-two to four times as long.
+and let go by hand or by a ``with`` statement. Then the making of an event, 256 at a time as readers have them made,
+letting go of them included, and other ways to make one. Not shown: cold caches, as after a training step, where each
+part takes two to four times as long.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ import gc
 import threading
 import time
 import timeit
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import repeat, starmap
 from typing import Any
 
-from asynchub import MessageHub
+from asynchub import MessageHub, ScalarUpdated
+from asynchub.events import ENTRY, scalar_updated, scalars_updated
+from asynchub.stretches import LONGEST
 from tests.benchmarks.common import figures, header, interleave, quick, table
 
 KEY = "train/loss"
@@ -163,6 +169,104 @@ def parts(name: str) -> Callable[[], float]:
     return contender(getattr(one, name), clear)
 
 
+class Draft(ScalarUpdated):
+    """Of the layout of an event, but with plain assignment."""
+
+    __slots__ = ()
+    __init__ = object.__init__
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
+
+
+class Known:
+    """Has a key."""
+
+    __slots__ = ("key",)
+
+    def __init__(self) -> None:
+        self.key = KEY
+
+
+SEQS = range(5000, 5000 + LONGEST)
+ITEMS = [item for seq in SEQS for item in (Known(), float(seq), seq, 0.5, 1)]
+FIELDS = tuple(getattr(ScalarUpdated, name) for name in ("seq", "time", "step", "key", "value", "count"))
+
+
+def entries() -> Any:
+    fields = iter(ITEMS)
+    return zip(SEQS, *[fields] * ENTRY, strict=False)
+
+
+def objects() -> Any:
+    return list(starmap(Draft, repeat((), LONGEST)))
+
+
+def walked() -> None:
+    for _seq, _cell, _time, _step, _value, _count in entries():
+        pass
+
+
+def filled() -> Any:
+    drafts: list[Any] = objects()
+    fields = iter(ITEMS)
+    for draft, draft.seq, cell, draft.time, draft.step, draft.value, draft.count in zip(
+        drafts, SEQS, *[fields] * ENTRY, strict=False
+    ):
+        draft.key = cell.key
+    return drafts
+
+
+def by_descriptors() -> Any:
+    drafts = objects()
+    seqs, cells, times, steps, values, counts = zip(*entries(), strict=False)
+    for field, column in zip(FIELDS, (seqs, times, steps, [cell.key for cell in cells], values, counts), strict=True):
+        deque(map(field.__set__, drafts, column), 0)
+    return drafts
+
+
+def by_constructor() -> Any:
+    return [
+        ScalarUpdated(seq=seq, time=time, step=step, key=cell.key, value=value, count=count)
+        for seq, cell, time, step, value, count in entries()
+    ]
+
+
+def one_by_one() -> Any:
+    return [
+        scalar_updated(seq, time, step, cell.key, value, count) for seq, cell, time, step, value, count in entries()
+    ]
+
+
+def by_replace() -> Any:
+    first = scalar_updated(0, 0.0, 0, KEY, 0.0, 1)
+    return [
+        replace(first, seq=seq, time=time, step=step, value=value, count=count)
+        for seq, _, time, step, value, count in entries()
+    ]
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "the entries, walked through": walked,
+    "objects without fields": objects,
+    "objects with fields, not yet frozen": filled,
+    "events, as readers have them made": lambda: scalars_updated(SEQS, ITEMS),
+    "one at a time": one_by_one,
+    "fields set by their descriptors, from C": by_descriptors,
+    "by the constructor of the dataclass": by_constructor,
+    "by dataclasses.replace": by_replace,
+}
+
+
+def making(way: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        start = time.thread_time_ns()
+        for _ in range(10):
+            way()
+        return (time.thread_time_ns() - start) / 10 / LONGEST
+
+    return run
+
+
 def main(rough: bool) -> None:
     hub = MessageHub("anatomy")
     contenders = {text: parts(name) for name, text in NAMES.items()}
@@ -174,6 +278,12 @@ def main(rough: bool) -> None:
         one = figures(sample)
         rows[name] = [f"{one.median:.0f}", f"{one.p99:.0f}", f"{one.median / floor:.1f}x"]
     table("ns per call", ["median", "p99", "ratio"], rows)
+    made = interleave({name: making(way) for name, way in WAYS.items()}, 10 if rough else 200)
+    events = {}
+    for name, sample in made.items():
+        one = figures(sample)
+        events[name] = [f"{one.median:.0f}", f"{one.p99:.0f}"]
+    table("ns per event", ["median", "p99"], events)
 
 
 if __name__ == "__main__":

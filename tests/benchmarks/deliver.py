@@ -257,7 +257,7 @@ async def main(rough: bool) -> None:
 def rate(took: list[Took], part: int) -> str:
     """Return million events per second; nothing where there was hardly anything to do."""
     median = figures(one[part] for one in took).median if took else 0.0
-    return f"{1e-6 / median:,.3f}" if median > 1e-7 else ""
+    return f"{1e-6 / median:,.3f}" if median > 1e-9 else ""
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 A step is forward, backward and an optimizer step of a small network in torch, one thread. Beside the bare step: ten
 scalars a step, recorded and read by three live subscribers on the hub's own thread, whose handlers each keep a running
-mean and a minimum; the same handlers' work called inline; mmengine's hub, which nobody reads; and three such rules as
-control subscribers, settled every step, beside the same rules called inline. Two floors show what no bus in Python can
-go below: tuples in a list that a thread hands to the handlers every 20 ms, and coroutines resumed by hand.
+mean and a minimum; by three that do nothing with what they get; the same handlers' work called inline; mmengine's hub,
+which nobody reads; and three such rules as control subscribers, settled every step, beside the same rules called
+inline. Two floors show what no bus in Python can go below: tuples in a list that a thread hands to the handlers every
+20 ms, and coroutines resumed by hand.
 
 Prints the wall time of a step, in ms, and its ratio to the bare step; what subscribers still have to handle at the end
 of a block is waited for and counted. Not shown: a device, on which the training thread would wait and leave the
@@ -53,6 +54,12 @@ class Rule:
     async def __call__(self, events: Subscription) -> None:
         async for event in events:
             self.work(event.key, event.value)  # type: ignore[attr-defined]  # it reads scalars only
+
+
+async def take(events: Subscription) -> None:
+    """Take batches, and do nothing with them."""
+    async for _ in events.batches():
+        pass
 
 
 class Training:
@@ -116,7 +123,8 @@ class Floor:
     def _run(self) -> None:
         while not self._ended:
             flushing = self._wake.wait(self.latency)
-            self._wake.clear()
+            if flushing:  # else `flush` may have set it since: it is for the next round
+                self._wake.clear()
             batch = self.entries[:]
             del self.entries[: len(batch)]
             for rule in self.rules:
@@ -149,6 +157,10 @@ def contenders(stack: ExitStack, training: Training) -> dict[str, Callable[[], f
     live = stack.enter_context(MessageHub("live"))
     for number in range(3):
         live.on("train/*", name=str(number))(Rule().one)
+
+    idle = stack.enter_context(MessageHub("idle"))
+    for number in range(3):
+        idle.attach(take, "train/*", name=str(number))
 
     floor = stack.enter_context(Floor())
     coroutines = [resumed(Rule()) for _ in range(3)]
@@ -189,6 +201,7 @@ def contenders(stack: ExitStack, training: Training) -> dict[str, Callable[[], f
         INLINE: block(training, work, nothing),
         FLOOR: block(training, floor.record, floor.flush),
         LIVE: block(training, update(live), live.flush),
+        "ten scalars, 3 live subscribers that do nothing": block(training, update(idle), idle.flush),
         "ten scalars one by one, 3 live subscribers": block(training, each, live.flush),
         "ten scalars, nobody reads": block(training, update(unread), nothing),
         "mmengine, ten scalars, nobody reads": block(training, update_theirs, nothing),
