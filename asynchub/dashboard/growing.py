@@ -15,13 +15,15 @@ import numpy as np
 from asynchub.columns import Array
 from asynchub.dashboard.buckets import Buckets, fold, joined
 
-__all__ = ("FACTOR", "LEVELS", "Owned", "Pile", "grown", "merged", "tail", "together", "width_of")
+__all__ = ("FACTOR", "LEVELS", "Owned", "Pile", "ends_of", "grown", "merged", "tail", "together", "width_of")
 
 BLOCK = 6
 """Level 0 has buckets of 2 to the power of this many values of the key that comes most often."""
 FACTOR = 3
 """A level has buckets 2 to the power of this as wide as the one below."""
 LEVELS = 10
+FEW = 64
+"""Buckets that are worth a part of their own: a part has fourteen arrays, and each of them some hundred bytes."""
 
 
 class Owned(NamedTuple):
@@ -41,7 +43,9 @@ class Owned(NamedTuple):
 
     def of(self, owner: int) -> Buckets:
         """Return those of one key, if they are in the order of ``owners``."""
-        start, stop = np.searchsorted(self.owners, [owner, owner + 1]).tolist()
+        if not len(self.owners):
+            return self.rows
+        start, stop = self.owners.searchsorted((owner, owner + 1)).tolist()
         return self.rows.take(slice(start, stop))
 
     def by_owner(self) -> Owned:
@@ -85,8 +89,10 @@ class Pile:
     def add(self, part: Owned) -> None:
         """Add buckets, newer than all before."""
         if part.rows.size:
-            self._parts.append(part)
             self.size += part.rows.size
+            while self._parts and self._parts[-1].rows.size <= part.rows.size + FEW:
+                part = together([self._parts.pop(), part], self.width)
+            self._parts.append(part)
             self._sorted = False
 
     def all(self) -> Owned:
@@ -138,6 +144,18 @@ def tail(opens: Sequence[Buckets], values: Buckets, shift: int, level: int) -> B
             cells = rows.first & -width
             rows = fold(rows, np.flatnonzero(np.append(True, cells[1:] != cells[:-1])), width)
     return rows
+
+
+def ends_of(rows: Owned, below: Owned, width: int) -> Owned:
+    """Return what a level has beyond its closed buckets, of all keys, if nothing comes after the open ones.
+
+    Args:
+        rows: the open buckets of the level, in the order of ``owners``.
+        below: what the level below has beyond its closed ones.
+        width: of the buckets of the level.
+    """
+    parts = together([rows, below], width).by_owner()
+    return _folded(parts, width) if parts.rows.size else parts
 
 
 def _folded(rows: Owned, width: int) -> Owned:

@@ -10,14 +10,14 @@ Threads: one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from asynchub.columns import Array
 from asynchub.dashboard.buckets import Buckets, fold, joined
-from asynchub.dashboard.growing import BLOCK, LEVELS, Owned, Pile, grown, merged, tail, together, width_of
+from asynchub.dashboard.growing import BLOCK, LEVELS, Owned, Pile, ends_of, grown, merged, tail, together, width_of
 from asynchub.dashboard.points import numbered
 from asynchub.dashboard.pyramid_file import NONE, PyramidFile, RunState
 from asynchub.dashboard.rewinding import inside, turned
@@ -27,11 +27,11 @@ __all__ = ("YOUNG", "Growth", "extents")
 
 YOUNG = 16_384
 """Values that a run may have without buckets."""
-MOST_TAILS = 1000
-"""Ends of levels that are kept."""
+MOST_TAILS = 512
+"""Keys of which the ends of all levels are worked out at once, and ends that are kept of a run that has more."""
 Again = Callable[[Sequence[tuple[int, int]], Mapping[str, int]], Owned]
 """Reads the values of some keys, by number, once more, whose events are in some intervals."""
-AT_ONCE = 2**18
+AT_ONCE = 2**16
 """Events of which the values are read at once that count again."""
 MAX_SHIFT = 40
 
@@ -63,6 +63,7 @@ class Growth:
         self._held = Pile(1)
         self._kept: dict[tuple[int, int], int] = {}
         self._tails_of: list[Owned] | None = None
+        self._ends: list[Owned] = []
         self._tails: dict[tuple[int, int], Buckets] = {}
         self._closed: list[Pile] = []
         self._begin_piles()
@@ -140,27 +141,36 @@ class Growth:
         if shift is None:
             return joined([self._held.of(owner), fresh], 1)
         width = width_of(shift, level)
-        closed = self._closed_rows(owner, level, low & -width, high if high > NONE - width else high | (width - 1))
-        return joined([closed, self._tail(owner, level, fresh, shift)], width)
+        high = high if high > NONE - width else high | (width - 1)
+        return self._closed_rows(owner, level, low & -width, high, self._tail(owner, level, fresh, shift))
 
     def _tail(self, owner: int, level: int, fresh: Buckets, shift: int) -> Buckets:
         """Return what a level has beyond its closed buckets; kept, as a run that is over is asked for it often."""
         opens = self.state.opens
+        if fresh.size:
+            return tail([one.of(owner) for one in opens[: level + 1]], fresh, shift, level)
         if self._tails_of is not opens or len(self._tails) > MOST_TAILS:
             self._tails_of, self._tails = opens, {}
-        known = self._tails.get((owner, level)) if not fresh.size else None
-        if known is not None:
-            return known
-        found = tail([one.of(owner) for one in opens[: level + 1]], fresh, shift, level)
-        if not fresh.size:
-            self._tails[owner, level] = found
-        return found
+            self._ends = opens[:1]
+        if len(self.state.keys) <= MOST_TAILS:
+            for number in range(len(self._ends), level + 1):
+                width = width_of(shift, number)
+                self._ends.append(ends_of(opens[number], self._ends[-1], width))
+            return self._ends[level].of(owner)
+        if (owner, level) not in self._tails:
+            self._tails[owner, level] = tail([one.of(owner) for one in opens[: level + 1]], fresh, shift, level)
+        return self._tails[owner, level]
 
-    def _closed_rows(self, owner: int, level: int, low: int = -NONE, high: int = NONE) -> Buckets:
-        pending = self._closed[level].of(owner)
-        if self._file is None or not (most := self._saved(owner, level)):
+    def _closed_rows(
+        self, owner: int, level: int, low: int = -NONE, high: int = NONE, after: Buckets | None = None
+    ) -> Buckets:
+        closed = self._closed[level]
+        rest = [] if after is None else [after]
+        pending = joined([closed.of(owner), *rest] if closed.size else rest, closed.width)
+        most = self._saved(owner, level)
+        if self._file is None or not most:
             return pending
-        return joined([self._file.rows(owner, level, most, low, high), pending], pending.width)
+        return self._file.rows(owner, level, most, low, high, pending)
 
     def _saved(self, owner: int, level: int) -> int:
         """Return how many of the buckets in the file count."""
@@ -208,8 +218,10 @@ class Growth:
 
     # --- what does not count
 
-    def rewind(self, seq: int, to_seq: int, again: Again) -> None:
-        """Take out what does not count any more, and bring back what counts again.
+    def rewind(self, seq: int, to_seq: int, again: Again) -> Iterator[None]:
+        """Take out what does not count any more, and bring back what counts again, in slices: a step is a slice.
+
+        In between, a part of what counts again is still missing.
 
         Args:
             seq: that of the ``Rewound``.
@@ -235,6 +247,7 @@ class Growth:
         state.rewinds.append((seq, to_seq))
         for after, upto in turn.back:
             for start in range(after, upto, AT_ONCE):
+                yield
                 self.feed(again([(start + 1, min(start + AT_ONCE, upto))], self._numbers))
 
     def _cut(self, to_seq: int, again: Again) -> None:

@@ -7,22 +7,25 @@ Bad: lines of a log that say a value which none can be are left out, and counted
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from asynchub.columns import Array
 from asynchub.dashboard.buckets import of_values
 from asynchub.dashboard.growing import Owned, together
 from asynchub.dashboard.saying import epoch_of
 from asynchub.dashboard.sifting import HUGE
-from asynchub.errors import CorruptStateError
+from asynchub.errors import AsyncHubError, CorruptStateError
 from asynchub.events import InfoUpdated, ScalarUpdated
+from asynchub.generations import list_generations
 from asynchub.history import NO_STEP
 from asynchub.journal.recovering import recover
 from asynchub.subscribers.jsonl import read_jsonl
 
-__all__ = ("LOG", "Past", "past_of_log", "past_of_snapshots")
+__all__ = ("LOG", "Deleted", "Past", "outside", "past_of_log", "past_of_snapshots", "past_outside")
 
 LOG = "metrics.jsonl"
 """Name of a file of ``JsonlLogger``."""
@@ -43,6 +46,53 @@ class Past:
     values: Owned
     epochs: list[tuple[int, float]] = field(default_factory=list)
     problem: str = ""
+
+    @property
+    def seqs(self) -> Array:
+        """The ``seq`` of each value."""
+        return self.values.rows.first_seq
+
+
+class Deleted:
+    """What snapshots have of the events that a journal has deleted; what was read last is kept."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Path, int, Past | None] | None = None
+
+    def upto(self, run: Path, seq: int) -> Past | None:
+        """Return the values up to a ``seq``; None if there is no snapshot, or none that can be read."""
+        if self._known is None or self._known[:2] != (run, seq):
+            past: Past | None = None
+            with suppress(AsyncHubError, OSError):
+                past = past_of_snapshots(run, seq)
+            self._known = (run, seq, past)
+        return self._known[2]
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self._known = None
+
+
+def outside(folder: Path) -> Path | None:
+    """Return the file that says most of a run without a journal: its newest snapshot, else its log; None without one.
+
+    Args:
+        folder: of the run, or its log.
+    """
+    if not folder.is_dir():
+        return folder if folder.is_file() else None
+    log = folder / LOG
+    return next(iter(list_generations(folder)), log if log.is_file() else None)
+
+
+def past_outside(folder: Path, path: Path) -> Past:
+    """Return the values of a run without a journal, of which ``outside`` has returned a file.
+
+    Raises:
+        OSError: they cannot be read.
+        StateError: no snapshot can be read.
+    """
+    return past_of_log(path) if path in (folder, folder / LOG) else past_of_snapshots(folder)
 
 
 def past_of_snapshots(run: Path, upto: float = float("inf")) -> Past:

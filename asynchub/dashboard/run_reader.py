@@ -6,7 +6,7 @@ Threads: one at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -19,14 +19,14 @@ from asynchub.dashboard.growing import Owned, together
 from asynchub.dashboard.growth import Growth
 from asynchub.dashboard.heads import JournalHead, journal_head
 from asynchub.dashboard.keeping import CacheLock, cache_path
-from asynchub.dashboard.past import LOG, Past, past_of_log, past_of_snapshots
+from asynchub.dashboard.past import LOG, Deleted, Past, outside, past_outside
 from asynchub.dashboard.points import is_still_there, place_of, values_of
 from asynchub.dashboard.pyramid_file import PyramidFile
 from asynchub.dashboard.rewinding import inside
 from asynchub.dashboard.saying import said
+from asynchub.dashboard.slicing import Work
 from asynchub.errors import AsyncHubError, CorruptStateError, JournalError, StateError
 from asynchub.events import EventsDropped, Rewound
-from asynchub.generations import list_generations
 from asynchub.journal.folder import find_journal
 from asynchub.journal.reading import segment_files
 from asynchub.journal.segments import SegmentReader
@@ -76,11 +76,16 @@ class RunReader:
         self._frames: FrameIndex | None = None
         self._tail: TailReader | None = None
         self._outside: tuple[str, int, int] | None = None
+        self._deleted = Deleted()
         self._parts: list[Owned] = []
         self._fresh: Owned | None = None
         self._begin_empty()
 
     # --- what there is
+
+    @property
+    def _run(self) -> Path:
+        return self.folder if self.journal != self.folder else self.folder.parent
 
     @property
     def is_over(self) -> bool:
@@ -138,7 +143,7 @@ class RunReader:
 
     def close(self) -> None:
         """Save what is worth it, and close the cache."""
-        if self.growth.unsaved >= WORTH_SAVING:
+        if not self._work.is_under_way and self.growth.unsaved >= WORTH_SAVING:
             with suppress(_BeganAgainError):
                 self._save()
         self._forget_run()
@@ -153,6 +158,7 @@ class RunReader:
 
     def _begin_empty(self) -> None:
         """Begin with what the cache has."""
+        self._work = Work()
         self.growth = Growth(self._file)
         self.fresh_seq, self.newest = 0, float("nan")
         self._end = self._tried_end = (0, 0)
@@ -204,10 +210,13 @@ class RunReader:
         if files and self.head is not None and self.head.began is None:  # it was known from the tail only
             self.head = journal_head(journal) or self.head
         end = (files[-1][0], files[-1][2].stat().st_size) if files else (0, 0)
+        if not self._work.go_on(deadline):
+            return True
         if end != self._end:
             while found := segments.read():
-                for one in found:
-                    self._take(one)
+                self._work.begin(self._take(found))
+                if not self._work.go_on(deadline):
+                    return True
                 if self.growth.unsaved >= SAVED_EACH and self._tried_seq < self.growth.state.seq:
                     self._save()
                 if self._segments is not segments:  # the cache is further
@@ -222,47 +231,48 @@ class RunReader:
         self.problem = ""
         return False
 
-    def _take(self, batch: Batch | EventsDropped) -> None:
-        state = self.growth.state
-        if isinstance(batch, EventsDropped):
-            if not self._take_past(batch.seq):
-                state.missed += batch.missed
-            state.seq = batch.seq
-            return
-        after = state.seq
-        for one in said(batch):
-            if isinstance(one, Rewound):
-                self._feed(batch.between(after, one.seq - 1))
-                self._rewind(one)
-                after = one.seq
-            else:
-                state.epochs.append(one)
-        self._feed(batch.between(after, float("inf")))
-        state.seq = batch.seqs[1]
-        if self._parts:
-            fresh = self.fresh_as_said()
-            self._parts = [fresh.take(fresh.rows.first_seq > state.seq)]
-        self._fresh = None
+    def _take(self, found: Iterable[Batch | EventsDropped]) -> Iterator[None]:
+        """Take what has come, a slice a step where the run was resumed."""
+        for batch in found:
+            state = self.growth.state
+            if isinstance(batch, EventsDropped):
+                if not self._take_past(batch.seq):
+                    state.missed += batch.missed
+                state.seq = batch.seq
+                continue
+            after = state.seq
+            for one in said(batch):
+                if isinstance(one, Rewound):
+                    self._feed(values_of(batch.between(after, one.seq - 1), self.growth.number_of))
+                    yield from self._rewind(one)
+                    after = one.seq
+                else:
+                    state.epochs.append(one)
+            self._feed(values_of(batch.between(after, float("inf")), self.growth.number_of))
+            state.seq = batch.seqs[1]
+            if self._parts:
+                fresh = self.fresh_as_said()
+                self._parts = [fresh.take(fresh.rows.first_seq > state.seq)]
+            self._fresh = None
 
-    def _feed(self, batch: Batch) -> None:
-        self._feed_values(values_of(batch, self.growth.number_of))
-
-    def _feed_values(self, values: Owned) -> None:
+    def _feed(self, values: Owned) -> None:
         if values.rows.size:
             state = self.growth.state
             state.began = float(np.fmin(state.began, values.rows.times.min()))
             state.newest = float(np.fmax(state.newest, values.rows.times.max()))
             self.growth.feed(values)
 
-    def _rewind(self, event: Rewound) -> None:
+    def _rewind(self, event: Rewound) -> Iterator[None]:
         try:
-            self.growth.rewind(event.seq, event.to_seq, self._again_or_past)
+            yield from self.growth.rewind(event.seq, event.to_seq, self._again_or_past)
         except (StateError, OSError) as error:
             if self._file is None:
                 self._forget_run()  # half of it may be done: the next update begins anew
                 raise
             self._drop_cache()
             raise _BeganAgainError(str(error)) from error
+        finally:
+            self._deleted.forget()
 
     def _follow_tail(self) -> None:
         tail = self._tail
@@ -290,52 +300,42 @@ class RunReader:
         files = segment_files(self.journal) if self.journal is not None else []  # after: some may just have gone
         if not files or not intervals or intervals[0][0] >= files[0][1]:
             return values
-        past = self._past(files[0][1] - 1)
+        past = self._deleted.upto(self._run, files[0][1] - 1)
         if past is None:
             return values
         self.growth.state.epochs = sorted({*self.growth.state.epochs, *past.epochs})
         owners = np.array([self.growth.number_of(key) for key in past.keys], np.int64)[past.values.owners]
-        wanted = inside([(first - 1, last) for first, last in intervals], past.values.rows.first_seq)
-        wanted &= np.isin(owners, list(numbers.values()))
+        back = Owned(owners, past.values.rows).take(inside([(one - 1, last) for one, last in intervals], past.seqs))
         kept = values.take(values.rows.first_seq >= files[0][1])
-        return together([Owned(owners, past.values.rows).take(wanted), kept], 1)
+        return together([back.take(np.isin(back.owners, list(numbers.values()))), kept], 1)
 
     # --- without a journal
 
     def _take_past(self, upto: int) -> bool:
         """Take the values of deleted segments from a snapshot; return whether there is one."""
-        past = self._past(upto)
+        past = self._deleted.upto(self._run, upto)
+        self._deleted.forget()
         if past is not None:
             self._take_all(past)
         return past is not None
-
-    def _past(self, upto: int) -> Past | None:
-        """Return the values of deleted segments from a snapshot; None if there is none, or none that can be read."""
-        run = self.folder if self.journal != self.folder else self.folder.parent
-        try:
-            return past_of_snapshots(run, upto)
-        except (AsyncHubError, OSError):
-            return None
 
     def _take_all(self, past: Past) -> None:
         numbers = np.array([self.growth.number_of(key) for key in past.keys], np.int64)[past.values.owners]
         newer = past.values.rows.first_seq > (self.growth.state.seq or -1)
         self.growth.state.epochs += [epoch for epoch in past.epochs if epoch[0] > self.growth.state.seq]
-        self._feed_values(Owned(numbers, past.values.rows).take(newer))
+        self._feed(Owned(numbers, past.values.rows).take(newer))
 
     def _look_outside(self) -> None:
         """Take the values of a run without a journal, if there are other ones than before."""
-        log = self.folder / LOG if self.folder.is_dir() else self.folder
-        generations = list_generations(self.folder) if self.folder.is_dir() else []
-        path = generations[0] if generations else log
-        if not path.is_file():
+        path = outside(self.folder)
+        if path is None:
             self._outside, self.problem = None, f"{self.folder} holds neither a journal nor a snapshot nor {LOG}"
             self._begin_empty()
             return
         status = path.stat()
         if (now := (path.name, status.st_size, status.st_mtime_ns)) == self._outside:
             return
-        past = past_of_snapshots(self.folder) if generations else past_of_log(log)
+        past = past_outside(self.folder, path)
         self._begin_empty()
         self.growth.is_held = True
         self._take_all(past)

@@ -65,6 +65,7 @@ class Attempt:
     def run(
         self,
         write: Callable[[Sequence[Item]], None],
+        write_last: Callable[[Sequence[Item]], None],
         again: Callable[[int, int], Iterator[Event]],
         aggregation: Aggregation,
     ) -> None:
@@ -72,6 +73,7 @@ class Attempt:
 
         Args:
             write: takes a piece.
+            write_last: takes the points of stretches that the end of a life has cut short.
             again: returns the events in a range of ``seq`` once more, as ``Subscription.again``.
             aggregation: a new one, to make points of them.
         """
@@ -84,7 +86,7 @@ class Attempt:
             self.items = self.items[len(part) :]
             self.delivered += len(part)
         if self.last:
-            write(self.last)
+            write_last(self.last)
             self.delivered += len(self.last)
             self.last = []
 

@@ -3,6 +3,7 @@
 Paid: after a checkpoint that took ``c`` seconds the next is due ``c / max_overhead`` seconds after it began at the
     earliest; one that is written meanwhile for another reason is paid for, too. So what was due has never taken more
     than that share of the time up to the next one.
+Paused: while the training loop waits because somebody asked for that, no time passes.
 Replay: steps, epochs and the times of events decide; what a checkpoint costs is measured.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from asynchub.errors import ArgumentError, ScheduleError, StateDictError
 from asynchub.events import Event
 from asynchub.every import Every
+from asynchub.requests import Paused, PauseEnded
 from asynchub.subscribers.checks import check_number, epoch_of, take_state
 from asynchub.subscribers.limits import TrainingTime, seconds_of
 
@@ -87,6 +89,9 @@ class CheckpointCadence:
     def see(self, event: Event) -> None:
         """Take an event into account."""
         elapsed = self.time.see(event.time)
+        if isinstance(event, Paused | PauseEnded):
+            self.time.paused = isinstance(event, Paused)
+            return
         if self._unit == "s":
             passed = max((elapsed - self._position) // self._n, 0.0)
             self._position += passed * self._n

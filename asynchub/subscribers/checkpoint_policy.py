@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from asynchub.errors import ArgumentError, LifecycleError
 from asynchub.events import CheckpointRemoved, CheckpointSaved, Event, InfoUpdated, ScalarUpdated
 from asynchub.every import EPOCH_KEY
-from asynchub.requests import CheckpointRequested, Decided, RequestRefused
+from asynchub.requests import CheckpointRequested, Decided, Paused, PauseEnded, RequestRefused
 from asynchub.subscribers.checkpoint_cadence import CheckpointCadence
 from asynchub.subscribers.checkpoint_files import KeptCheckpoint, KeptCheckpoints, path_of
 from asynchub.subscribers.checks import Better, Mode, check_count, check_key, epoch_of, mean_of, take_state
@@ -108,8 +108,8 @@ class CheckpointPolicy:
     Args:
         fn: as above; a plain function.
         every: how often: an int or ``"100ba"`` (steps), ``"1ep"`` (epochs, as the runtime info ``epoch`` counts),
-            ``"600s"`` or a ``timedelta`` (by ``Event.time``); None for no rate. A boundary is crossed however far steps
-            and epochs jump, as in ``asynchub.every``.
+            ``"600s"`` or a ``timedelta`` (by ``Event.time``, without pauses); None for no rate. A boundary is crossed
+            however far steps and epochs jump, as in ``asynchub.every``.
         monitor: key of the scalar whose mean ``value / count`` says how good a checkpoint is.
         mode: ``"min"`` or ``"max"``: which values are better.
         save_top_k: how many of the best are kept, or of the newest without ``monitor``; -1 for all, and then each
@@ -180,7 +180,7 @@ class CheckpointPolicy:
         self._files = KeptCheckpoints(None if monitor is None else better, save_top_k, save_last, remove, came_from)
         self.keys: tuple[str | type[Event], ...]
         if self._cadence.by_steps_or_time:
-            self.keys = (ScalarUpdated, InfoUpdated, Decided, RequestRefused)
+            self.keys = (ScalarUpdated, InfoUpdated, Paused, PauseEnded, Decided, RequestRefused)
         else:  # few events, so that a program may settle once in a long epoch
             self.keys = (EPOCH_KEY, *([] if self.monitor is None else [self.monitor]), Decided, RequestRefused)
         self._epoch: int | None = None
@@ -257,7 +257,7 @@ class CheckpointPolicy:
         if isinstance(event, RequestRefused | Decided):
             self._came_back = self._came_back or (self._pending is not None and event.seq == self._pending.seq)
             return
-        self._changed = True
+        self._changed = self._changed or not isinstance(event, Paused | PauseEnded)  # which change nothing of the model
         epoch = epoch_of(event)
         self._epoch = self._epoch if epoch is None else epoch
         self._cadence.see(event)

@@ -8,8 +8,8 @@ Step: that of the event, else how many updates of its key there were before.
 Twice: MLflow keeps one point of those that agree in key, step, millisecond and value, so what is delivered again adds
     nothing; nor does the second of two updates that agree in all of these.
 Rewound: MLflow takes nothing back. Points that a resumed run has abandoned stay in its run, and a tag
-    ``asynchub.resumed.<milliseconds>`` says which they are: those of a later step than its ``after_step``, and from
-    before its ``before_ms``.
+    ``asynchub.resumed.<milliseconds>`` for each resume says which count: from ``before_ms`` on those that came then,
+    and of those before what counted at ``after_ms``, up to ``after_step`` in that millisecond.
 Network: nothing is sent but to the tracking URI. MLflow would report its use to its makers; that is switched off, for
     the process, unless ``MLFLOW_DISABLE_TELEMETRY`` is set to something already.
 """
@@ -123,14 +123,15 @@ class MLflowLogger(TrackerLogger):
         self._client: MlflowClient | None = None
         self._logged: dict[str, str] = {}  # params that MLflow has
         self._status = "KILLED"
-        self._step = 0  # of the newest point that MLflow has got
+        self._time: int | None = None  # of the newest point that MLflow has got, in ms,
+        self._step = 0  # and the furthest step in that millisecond
         self._counts: Mapping[str, int] = {}  # updates of each key
         self._loaded: float | None = None  # when a state was, until the first event after that
 
     async def __call__(self, events: Subscription) -> None:
         if not self.resumed and events.last_seq < self._backlog.taken:  # of another hub, which is another run
             self.run_id, self._uid = self._given_run_id, uuid.uuid4().hex
-            self._step, self._counts = 0, {}
+            self._step, self._time, self._counts = 0, None, {}
         self._status = "KILLED"
         await super().__call__(events)
 
@@ -175,22 +176,22 @@ class MLflowLogger(TrackerLogger):
         metrics: list[Metric] = []
         params: list[tuple[str, str]] = []
         tags: dict[str, str] = {}
-        step, loaded, counts = self._step, self._loaded, Counter(self._counts)
+        step, when, loaded, counts = self._step, self._time, self._loaded, Counter(self._counts)
         for item in items:
             if loaded is not None and item.time >= loaded:
-                until = int(loaded * 1000)
-                tags[f"{PREFIX}resumed.{until}"] = json.dumps({"after_step": step, "before_ms": until})
+                tags |= _resumed(loaded, when, step)
                 loaded = None
             if isinstance(item, Point):
-                step = step_of(item, item.key, counts)
-                metrics.append(Metric(self._names[item.key], as_float(item.value), int(item.time * 1000), step))
+                own, before, when = step_of(item, item.key, counts), when, int(item.time * 1000)
+                step = max(own, step) if when == before else own
+                metrics.append(Metric(self._names[item.key], as_float(item.value), when, own))
             elif isinstance(item, RequestApplied) and item.request == StopRequested.__name__:
                 stop = {"reason": item.reason, "author": item.author, "step": item.step}
                 tags.update({f"{PREFIX}stop_{name}": str(value) for name, value in stop.items()})
             elif isinstance(item, InfoUpdated) and item.key in self._config_keys:
                 params += flattened(item.value).items()
         self._log(metrics, params, tags)
-        self._step, self._loaded, self._counts = step, loaded, counts
+        self._step, self._time, self._loaded, self._counts = step, when, loaded, counts
 
     def _log(self, metrics: list[Metric], params: Sequence[tuple[str, str]], tags: dict[str, str]) -> None:
         new: dict[str, str] = {}
@@ -221,6 +222,9 @@ class MLflowLogger(TrackerLogger):
 
     def close(self) -> None:
         """Say how the run ended: ``FINISHED``, ``FAILED`` by an exception, or ``KILLED`` if it was cancelled."""
+        if self._loaded is not None and self._client is not None:  # nothing new has come
+            self._log([], [], _resumed(self._loaded, self._time, self._step))
+            self._loaded = None
         client, self._client = self._client, None
         if client is not None and self.run_id is not None:
             client.set_terminated(self.run_id, self._status, int(time.time() * 1000))
@@ -234,6 +238,7 @@ class MLflowLogger(TrackerLogger):
             "run_id": self.run_id,
             "uid": self._uid,
             "step": self._step,
+            "time": self._time,
             "counts": counts,
             "names": self._names.state(),
         }
@@ -245,11 +250,13 @@ class MLflowLogger(TrackerLogger):
             StateDictError: ``state`` is not what ``tracker_state`` returned.
         """
         run_id, uid, step, counts, names = (state.get(name) for name in ("run_id", "uid", "step", "counts", "names"))
+        when = state.get("time")  # earlier versions did not know it
         if (
             not isinstance(run_id, str | None)
             or not isinstance(uid, str)
             or not re.fullmatch("[0-9a-f]+", uid)
             or not isinstance(step, int)
+            or not isinstance(when, int | None)
             or not isinstance(counts, Mapping)
             or not isinstance(names, Mapping)
             or not all(isinstance(one, str) for pair in names.items() for one in pair)
@@ -257,7 +264,7 @@ class MLflowLogger(TrackerLogger):
             raise StateDictError(f"wanted a run of MLflow, got {state!r:.200}")
         self._counts = check_counts(counts)
         self.run_id = self._given_run_id or run_id
-        self._uid, self._step, self._names = uid, step, _Names(names)
+        self._uid, self._step, self._time, self._names = uid, step, when, _Names(names)
         self._loaded = time.time()
 
 
@@ -290,6 +297,19 @@ class _Names:
     def state(self) -> dict[str, str]:
         """Return the names of the keys that could not have their own."""
         return dict(self._changed)
+
+
+def _resumed(loaded: float, when: int | None, step: int) -> dict[str, str]:
+    """Return the tag that says what counts after a resume.
+
+    Args:
+        loaded: when the state was loaded, in seconds since the epoch.
+        when: time of the newest point that it has, in milliseconds; None if it has none, or that is not known.
+        step: the furthest step in that millisecond.
+    """
+    until = int(loaded * 1000)
+    turn = {"before_ms": until, "after_ms": -1 if when is None else when, "after_step": step}
+    return {f"{PREFIX}resumed.{until}": json.dumps(turn)}
 
 
 def _clean(key: str) -> str:

@@ -5,7 +5,9 @@ Nothing lost: however many values there are, the largest and the smallest of eac
 Whole: the file is replaced in one step, so whoever opens it sees a whole picture.
 Cost: a picture is drawn in a worker thread, and drawing takes a tenth of the time at most (``SHARE``), however often
     it is due. Memory is bounded: 230 kB a curve at most, and ``KEYS`` curves.
-Rewound: what no longer counts after a resume is no longer drawn.
+Rewound: what no longer counts after a resume is no longer drawn, and what counts again is: curves are made anew of what
+    the hub has recorded since this began to read, as far as its histories go back. Where that cannot be read, what lies
+    beyond the step that the run went back to is left out, to within a bucket.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from asynchub.errors import ArgumentError
+from asynchub.errors import ArgumentError, JournalError, SubscriptionError
 from asynchub.events import (
     CheckpointSaved,
     Event,
@@ -142,9 +144,11 @@ class MatplotlibPlot:
         self._rest_until = -math.inf
 
     async def __call__(self, events: Subscription) -> None:
-        owed = False
+        owed, begun = False, events.last_seq
         async for batch in events.batches():
             for event in batch:
+                if isinstance(event, Rewound | StateLoaded):
+                    await self._go_back(event, events, begun)
                 self._take(event)
             owed = self._is_due(batch[-1]) or owed
             if owed and self._undrawn and time.monotonic() >= self._rest_until:
@@ -172,8 +176,6 @@ class MatplotlibPlot:
                     self._due(event)
         else:
             self._see(event)
-            if isinstance(event, Rewound) and event.step is not None:
-                self._rewind(event.step)
             if (mark := _marked(event)) is not None:
                 self._totals[mark.kind] += 1
                 self._marks.setdefault(mark.kind, deque(maxlen=MARKS)).append(mark)
@@ -202,16 +204,37 @@ class MatplotlibPlot:
         if event.step is not None and (self._step is None or event.step > self._step):
             self._step = event.step
 
-    def _rewind(self, step: int) -> None:
-        """Forget what lies beyond ``step``: it does not count any more."""
-        self._step = step
-        for key, curve in self._curves.items():
-            if key not in self._stepless:
-                curve.cut(step)
-        for marks in self._marks.values():
-            kept = [mark for mark in marks if mark.x <= step]
-            marks.clear()
-            marks.extend(kept)
+    # --- going back
+
+    async def _go_back(self, event: Rewound | StateLoaded, events: Subscription, begun: int) -> None:
+        """Have the curves and marks be those of what counts from ``event`` on."""
+        times = self._times
+        try:
+            await anyio.to_thread.run_sync(self._read_again, events, begun, event.seq)
+        except (SubscriptionError, JournalError):
+            if isinstance(event, Rewound) and event.step is not None:
+                for key in self._curves.keys() - self._stepless:
+                    self._curves[key].cut(event.step)
+        self._times = times
+        if event.step is not None:
+            self._step = event.step
+            for marks in self._marks.values():
+                kept = [mark for mark in marks if mark.x <= event.step]
+                marks.clear()
+                marks.extend(kept)
+
+    def _read_again(self, events: Subscription, after: int, upto: int) -> None:
+        """Make the curves anew of what is recorded."""
+        before = self._curves, self._counts, self._stepless, self._left_out
+        try:
+            past = events.again(after, upto)
+            self._curves, self._counts, self._stepless, self._left_out = {}, {}, set(), set()
+            for event in past:
+                if isinstance(event, ScalarUpdated) and self._wanted(event.key):
+                    self._take_scalar(event)
+        except BaseException:
+            self._curves, self._counts, self._stepless, self._left_out = before
+            raise
 
     # --- the picture
 

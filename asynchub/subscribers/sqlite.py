@@ -12,7 +12,8 @@ Killed: a write is one transaction. What is handled survives the kill of the pro
     from the journal when the run is resumed.
 Twice: ``(run, seq)`` is the primary key, so a row that is written again replaces itself.
 Rewound: what a resumed run does not come to again is not deleted, and is in nobody's way: it becomes a run of its own,
-    whose ``rewound_from`` names the run that it was part of.
+    whose ``rewound_from`` names the run that it was part of. A run that goes back to a state which an earlier resume
+    had left has its rows again; see ``sqlite_cuts``.
 Read while it is written: in WAL mode readers and the writer do not wait for each other.
 """
 
@@ -37,6 +38,15 @@ from asynchub.subscribers.aggregation import Point
 from asynchub.subscribers.backlog import Item
 from asynchub.subscribers.delivery import TrackerLogger
 from asynchub.subscribers.rows import as_float, sound
+from asynchub.subscribers.sqlite_cuts import (
+    add_cuts,
+    cut,
+    forget_unfinished,
+    go_back,
+    has_more,
+    mark_unfinished,
+    newest_cut,
+)
 from asynchub.subscribers.sqlite_tables import (
     COLUMNS,
     add_run,
@@ -45,7 +55,6 @@ from asynchub.subscribers.sqlite_tables import (
     insert,
     is_ours,
     prepare,
-    set_aside,
     times,
     transaction,
 )
@@ -105,11 +114,12 @@ class SQLiteLogger(TrackerLogger):
         self._id = 0
         self._database: sqlite3.Connection | None = None
         self._common: int | None = None  # after a resume: seq up to which the rows are known to be of this life, too
-        self._begun: list[tuple[str, int]] = []  # stretches that were open then: key, and newest seq
+        self._rewound = 0  # number of the newest cut of the run
+        self._lives = 0  # that have ended with stretches cut short
 
     async def __call__(self, events: Subscription) -> None:
         if not self.resumed and events.last_seq < self._backlog.taken:
-            self._uid = uuid.uuid4().hex  # of another hub, which is another run
+            self._uid, self._rewound, self._lives = uuid.uuid4().hex, 0, 0  # of another hub, which is another run
         await super().__call__(events)
 
     def open(self) -> None:
@@ -120,6 +130,7 @@ class SQLiteLogger(TrackerLogger):
         try:
             prepare(database, self.path, *self._modes)
             with transaction(database):
+                add_cuts(database)
                 found = database.execute("SELECT id FROM runs WHERE uid = ?", (self._uid,)).fetchone()
                 number = add_run(database, self._uid, self._name) if found is None else self._go_on(database, *found)
         except BaseException:
@@ -127,18 +138,27 @@ class SQLiteLogger(TrackerLogger):
             raise
         if found is None and self._common:
             logger.warning("%s does not have the run that is resumed: it begins anew there", self.path)
-        self._database, self._id, self._begun = database, number, []
+        self._database, self._id = database, number
+        self._rewound = newest_cut(database, number)
 
     def _go_on(self, database: sqlite3.Connection, number: int) -> int:
         set_name = "UPDATE runs SET ended = NULL, name = coalesce(?, name) WHERE id = ?"
         database.execute(set_name, (self._name, number))
-        # points of stretches that were cut short by the end of a life, and now go on
-        cut_short = [(number, key, seq) for key, seq in self._begun]
-        database.executemany("DELETE FROM scalars WHERE run = ? AND key = ? AND seq = ?", cut_short)
+        if self._common is not None and (problem := go_back(database, number, self._common, self._rewound)):
+            logger.warning("%s, run %d, is not what it was when its state was saved: %s", self.path, number, problem)
+        forget_unfinished(database, number, self._lives)
         return number
 
     def write(self, items: Sequence[Item]) -> None:
         """Write ``items`` in one transaction."""
+        self._write(items, 0)
+
+    def write_last(self, items: Sequence[Item]) -> None:
+        """Write points of stretches that the end of a life has cut short, in one transaction."""
+        self._write(items, self._lives + 1)
+        self._lives += 1
+
+    def _write(self, items: Sequence[Item], life: int) -> None:
         rows: dict[str, list[_Row]] = {name: [] for name in COLUMNS}
         for item in items:
             if isinstance(item, Point):
@@ -146,35 +166,38 @@ class SQLiteLogger(TrackerLogger):
             else:
                 table, row = _of_event(item)
                 rows[table].append((self._id, *row))
-        common = self._common
+        common, rewound = self._common, self._rewound
         with transaction(database := self._file()):
             if common is not None:
-                common = self._parting(database, items, common)
+                common, rewound = self._parting(database, items, common)
             insert(database, rows)
-        self._common = common
+            if life:
+                mark_unfinished(database, self._id, [item.seq for item in items], life)
+        self._common, self._rewound = common, rewound
 
-    def _parting(self, database: sqlite3.Connection, items: Sequence[Item], common: int) -> int | None:
+    def _parting(self, database: sqlite3.Connection, items: Sequence[Item], common: int) -> tuple[int | None, int]:
         """Find the first of ``items`` that is not there already: from there on, what is there does not count.
 
         Returns:
-            The ``seq`` up to which the rows are known to count, if that goes on; None if it is over.
+            The ``seq`` up to which the rows are known to count, if that goes on, or None if it is over; and the number
+            of the newest cut.
         """
         there = times(database, self._id, items[0].seq, items[-1].seq)
         for item in items:
             if there.get(item.seq) != item.time:
-                set_aside(database, self._id, common)
-                return None
+                return None, cut(database, self._id, common)
             common = item.seq
-        return common
+        return common, self._rewound
 
     def close(self) -> None:
         """Note when the run ended, and close the file."""
         try:
+            rewound = self._rewound
             with transaction(database := self._file()):
-                if self._common is not None:
-                    set_aside(database, self._id, self._common)
+                if self._common is not None and has_more(database, self._id, self._common):
+                    rewound = cut(database, self._id, self._common)
                 database.execute("UPDATE runs SET ended = ? WHERE id = ?", (time.time(), self._id))
-            self._common = None
+            self._common, self._rewound = None, rewound
         finally:
             self._close_file()
 
@@ -191,8 +214,8 @@ class SQLiteLogger(TrackerLogger):
     # --- state
 
     def tracker_state(self) -> dict[str, Any]:
-        """Return which run of the file it is."""
-        return {"uid": self._uid}
+        """Return which run of the file it is, how often that was gone back in, and how often it has ended."""
+        return {"uid": self._uid, "rewound": self._rewound, "lives": self._lives}
 
     def load_tracker_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the run of ``state``.
@@ -200,9 +223,11 @@ class SQLiteLogger(TrackerLogger):
         Raises:
             StateDictError: ``state`` is not what ``tracker_state`` returned.
         """
-        if not isinstance(uid := state.get("uid"), str):
-            raise StateDictError(f"wanted the uid of a run, got {state!r:.200}")
-        self._uid = uid
+        uid = state.get("uid")
+        rewound, lives = state.get("rewound", 0), state.get("lives", 0)  # earlier versions knew neither
+        if not isinstance(uid, str) or any(type(number) is not int or number < 0 for number in (rewound, lives)):
+            raise StateDictError(f"wanted the uid of a run and two numbers, got {state!r:.200}")
+        self._uid, self._rewound, self._lives = uid, rewound, lives
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was saved; rows that the run does not come to again are set aside.
@@ -212,7 +237,6 @@ class SQLiteLogger(TrackerLogger):
         """
         super().load_state_dict(state)
         self._common = state["sent"]
-        self._begun = [(key, window[-1]) for key, window in state["windows"]["windows"].items()]
 
 
 def read_sqlite(path: str | PathLike[str], run: int | str | None = None) -> Iterator[Event]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 from asynchub.errors import CorruptStateError
 
-__all__ = ("add_run", "connect", "damaged", "insert", "is_ours", "prepare", "set_aside", "times", "transaction")
+__all__ = ("add_run", "connect", "damaged", "insert", "is_ours", "prepare", "times", "transaction")
 
 logger = logging.getLogger("asynchub")
 
@@ -180,15 +179,3 @@ def insert(database: sqlite3.Connection, rows: Mapping[str, Sequence[tuple[Any, 
 def times(database: sqlite3.Connection, run: int, first: int, last: int) -> dict[int, float]:
     """Return the times of what a run has, by their ``seq``, from ``first`` to ``last``."""
     return dict(database.execute(_TIMES, {"run": run, "first": first, "last": last}).fetchall())
-
-
-def set_aside(database: sqlite3.Connection, run: int, after: int) -> None:
-    """Make what a run has behind ``after`` a run of its own, if there is anything."""
-    bounds = {"run": run, "first": after + 1, "last": 2**63 - 1}
-    if database.execute(f"SELECT 1 FROM ({_TIMES}) LIMIT 1", bounds).fetchone() is None:
-        return
-    (name,) = database.execute("SELECT name FROM runs WHERE id = ?", (run,)).fetchone()
-    (number,) = database.execute("SELECT count(*) + 1 FROM runs WHERE rewound_from = ?", (run,)).fetchone()
-    aside = add_run(database, uuid.uuid4().hex, f"{name}, rewound {number}", run)
-    for table in COLUMNS:
-        database.execute(f"UPDATE {table} SET run = ? WHERE run = ? AND seq > ?", (aside, run, after))

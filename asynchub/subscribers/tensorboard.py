@@ -10,7 +10,9 @@ Exact: to a float32, which is what TensorBoard keeps, or to a float64 with ``dou
 Killed: what counts as handled is in the file, so a process that is killed loses at most what came in the last
     ``interval``; with a journal that is there for the run that goes on, too.
 Resume: what was written after the state was saved is cut off, and kept next to the event files, where readers pass over
-    it. Readers that had seen it are told to forget it. So a file has each value once, whatever its step.
+    it. Readers that had seen it are told to forget it. What an earlier resume had cut off, and this state has, is
+    written again. So a reader has each value that counts once, whatever its step. In a folder that is a URL nothing can
+    be cut: readers forget what is beyond the furthest step of the state, and what was left does not come back.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from asynchub.subscribers.configs import CONFIG_KEYS, check_config_keys, config_
 from asynchub.subscribers.delivery import TrackerLogger
 from asynchub.subscribers.display import DECISIONS, is_failure
 from asynchub.subscribers.rows import DECISIONS_KEY, as_float, check_counts, said, step_of
-from asynchub.subscribers.tensorboard_writers import EventFile, find_backend, is_remote, survivors, take_back
+from asynchub.subscribers.tensorboard_cuts import EventCuts
+from asynchub.subscribers.tensorboard_writers import EventFile, find_backend, is_remote
 
 __all__ = ("TensorBoardLogger",)
 
@@ -50,12 +53,14 @@ class _Written(NamedTuple):
         size: bytes of it that count.
         top: the furthest step; None before the first.
         counts: updates of each key.
+        rewound: number of the newest cut.
     """
 
     name: str = ""
     size: int = 0
     top: int | None = None
     counts: Mapping[str, int] = {}
+    rewound: int = 0
 
 
 class TensorBoardLogger(TrackerLogger):
@@ -132,7 +137,11 @@ class TensorBoardLogger(TrackerLogger):
         top = self._written.top
         self._file, self._told = file, told
         self._written = _Written(
-            file.name, file.size, max(steps if top is None else [top, *steps], default=None), counts
+            file.name,
+            file.size,
+            max(steps if top is None else [top, *steps], default=None),
+            counts,
+            self._written.rewound,
         )
 
     def close(self) -> None:
@@ -149,7 +158,7 @@ class TensorBoardLogger(TrackerLogger):
         written, backend = self._written, self._backend
         while True:
             was_there = is_remote(self._folder) or Path(self._folder).is_dir()
-            purge, again = self._take_back(resumed)
+            purge, again, rewound = self._take_back(resumed)
             file = EventFile(backend, self._folder, self._run, written.name)
             if was_there or not written.name:
                 break
@@ -163,30 +172,32 @@ class TensorBoardLogger(TrackerLogger):
         except BaseException:
             file.abandon()
             raise
-        self._written = written._replace(name=file.name, size=file.size)
+        self._written = written._replace(name=file.name, size=file.size, rewound=rewound)
         return file
 
-    def _take_back(self, resumed: bool) -> tuple[int | None, list[bytes]]:
-        """Cut off what does not count; return the step from which readers are to forget, and what counts beyond it."""
-        written, backend, folder = self._written, self._backend, Path(self._folder)
-        purge: int | None = None
-        again: list[bytes] = []
-        if isinstance(self._purge_step, int):
-            purge, self._purge_step = self._purge_step, "auto"
-        elif self._purge_step == "auto" and is_remote(self._folder):
-            purge = written.top + 1 if resumed and written.top is not None else None
-        elif self._purge_step == "auto":
-            if resumed:
-                self._warn_of_loss(folder / written.name, written.size)
-            purge = take_back(backend, folder, self._run, written.name, written.size, keep=resumed)
-            if purge is not None and written.top is not None and purge <= written.top:
-                again = survivors(backend, folder, self._run, purge)
-        return purge, again
+    def _take_back(self, resumed: bool) -> tuple[int | None, list[bytes], int]:
+        """Cut off what does not count; return the step from which readers are to forget, and what to write again.
 
-    def _warn_of_loss(self, path: Path, size: int) -> None:
-        there = path.stat().st_size if size and path.exists() else 0
-        if there < size:
-            logger.warning("%s has %d bytes, %d when the state was saved: values are lost to it", path, there, size)
+        And the number of the newest cut.
+        """
+        written, backend = self._written, self._backend
+        if isinstance(self._purge_step, int):
+            given, self._purge_step = self._purge_step, "auto"
+            return given, [], written.rewound
+        if self._purge_step is None:
+            return None, [], written.rewound
+        if is_remote(self._folder):
+            return written.top + 1 if resumed and written.top is not None else None, [], 0
+        cuts = EventCuts(backend, Path(self._folder), self._run)
+        steps = cuts.cut(written.name, written.size, keep=resumed)
+        parts, back, problem = cuts.parts(written.name, written.size, written.rewound)
+        if resumed and problem:
+            logger.warning("%s: %s: values are lost to it", self._folder, problem)
+        purge = min([*steps, *cuts.steps_of(back)], default=None)
+        again: list[bytes] = []
+        if purge is not None and (back or (written.top is not None and purge <= written.top)):
+            again = cuts.survivors(parts, back, purge)
+        return purge, again, cuts.newest
 
     def _encoded(
         self, items: Sequence[Item], counts: Counter[str]
@@ -229,18 +240,20 @@ class TensorBoardLogger(TrackerLogger):
             "size": written.size,
             "top": written.top,
             "counts": dict(written.counts),
+            "rewound": written.rewound,
         }
 
     def load_tracker_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the files that ``state`` names."""
         fields = {"run": (str,), "file": (str,), "size": (int,), "top": (int, type(None)), "counts": (dict,)}
-        taken = take_state(state, fields, "TensorBoardLogger")
+        fields["rewound"] = (int,)
+        taken = take_state(state, fields, "TensorBoardLogger", {"rewound": 0})
         counts = check_counts(taken["counts"])
-        if taken["size"] < 0:
-            raise StateDictError(f"wanted a size from 0 on, got {taken['size']}")
+        if min(taken["size"], taken["rewound"]) < 0:
+            raise StateDictError(f"wanted a size and a number from 0 on, got {taken['size']} and {taken['rewound']}")
         self._told = (None, [])
         self._run = taken["run"]
-        self._written = _Written(taken["file"], taken["size"], taken["top"], counts)
+        self._written = _Written(taken["file"], taken["size"], taken["top"], counts, taken["rewound"])
 
 
 def _line(event: Event) -> str | None:

@@ -1,4 +1,4 @@
-"""Event files, as TensorBoard reads them: written record by record, and taken back to an earlier state.
+"""Event files, as TensorBoard reads them, written record by record.
 
     file    = record*
     record  = length (uint64) + CRC of length (uint32) + data + CRC of data (uint32)       little-endian
@@ -10,9 +10,6 @@ that prints an error and dies (tensorboard), or dies and blocks its callers (ten
 be written raises where it was to be.
 
 Order: readers take the files of a folder by name, and never go back. A new file is named after all that are there.
-Taken back: readers forget what they have from a step on when they come upon a ``SessionLog`` that says START; what
-    counts nevertheless is written once more behind it. The files are cut, too: TensorBoard's fast loader (0.8) pays no
-    heed to a ``SessionLog``.
 Threads: one at a time.
 """
 
@@ -21,7 +18,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
 import socket
 import struct
 import time
@@ -32,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from asynchub.subscribers.rows import sound
 
-__all__ = ("Backend", "EventFile", "find_backend", "is_remote", "survivors", "take_back")
+__all__ = ("Backend", "EventFile", "files_of", "find_backend", "is_remote", "records_in")
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10,})\..*")
 _LENGTH = struct.Struct("<Q")
@@ -201,68 +197,26 @@ def _open_remote(backend: Backend, folder: str, name: str) -> Any:
     return gfile.GFile(f"{folder.rstrip('/')}/{name}", "wb")
 
 
-# --- taking back
+def _within(step: int) -> int:
+    """Return the step next to ``step`` that a message can hold."""
+    return min(max(int(step), _STEPS[0]), _STEPS[1])
 
 
-def take_back(backend: Backend, folder: Path, run: str, name: str, size: int, keep: bool) -> int | None:
-    """Cut the files of ``run`` behind the first ``size`` bytes of the file ``name``; later files go as a whole.
-
-    Args:
-        backend: whose messages.
-        folder: where they are.
-        run: whose files.
-        name: the newest file of which something counts; empty if nothing does.
-        size: bytes of it that count.
-        keep: whether what is cut stays, as a file whose name readers pass over: ``rewound`` for ``tfevents``.
-
-    Returns:
-        The smallest step among what was cut; None if that was nothing.
-
-    Raises:
-        OSError: the disk said no.
-    """
-    steps: list[int] = []
-    for path in _files(folder, run):
-        start = size if path.name == name else 0
-        if path.name < name or start >= path.stat().st_size:
-            continue
-        for data in _records(backend, path, start):
-            event = backend.event.FromString(data)
-            if event.HasField("summary") or backend.is_restart(event):
-                steps.append(event.step)
-        if keep:
-            with path.open("rb") as source, _free(path).open("xb") as target:
-                source.seek(start)
-                shutil.copyfileobj(source, target)
-        os.truncate(path, start)  # an empty file stays: a new one of the same name would be an old one to readers
-    return min(steps, default=None)
+# --- read again
 
 
-def survivors(backend: Backend, folder: Path, run: str, step: int) -> list[bytes]:
-    """Return the records of values of ``step`` and beyond that a reader of the files of ``run`` has at their end."""
-    kept: list[tuple[int, bytes]] = []
-    for path in _files(folder, run):
-        for data in _records(backend, path, 0):
-            event = backend.event.FromString(data)
-            if backend.is_restart(event):
-                kept = [one for one in kept if one[0] < event.step]
-            elif event.step >= step and event.HasField("summary"):
-                kept.append((event.step, data))
-    return [data for _, data in kept]
-
-
-def _files(folder: Path, run: str) -> list[Path]:
+def files_of(folder: Path, run: str) -> list[Path]:
     """Return the event files of ``run``, in the order in which they are read."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.name.endswith(f".{run}"))
 
 
-def _records(backend: Backend, path: Path, start: int) -> Iterator[bytes]:
-    """Yield the data of the records behind the first ``start`` bytes of a file, up to one that is torn or damaged."""
+def records_in(backend: Backend, path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Yield the data of the records of a file from ``start`` to ``stop``, up to one that is torn or damaged."""
     with path.open("rb") as file:
         file.seek(start)
-        while (data := _record(backend, file)) is not None:
+        while (stop is None or file.tell() < stop) and (data := _record(backend, file)) is not None:
             yield data
 
 
@@ -275,16 +229,3 @@ def _record(backend: Backend, file: BinaryIO) -> bytes | None:
     if len(crc) < _CRC.size or _CRC.unpack(crc)[0] != backend.crc(data):
         return None
     return data
-
-
-def _free(path: Path) -> Path:
-    """Return a name, next to ``path``, under which nothing is and that readers pass over."""
-    number = 1
-    while (kept := path.with_name(f"{path.name.replace('tfevents', 'rewound')}-{number}")).exists():
-        number += 1
-    return kept
-
-
-def _within(step: int) -> int:
-    """Return the step next to ``step`` that a message can hold."""
-    return min(max(int(step), _STEPS[0]), _STEPS[1])

@@ -6,13 +6,15 @@ Direct: rows go straight to Trackio's storage, in the batches of this logger. ``
 Value: the mean per sample, NaN and infinities as they are. A row is a point; its time is that of the event, its step
     that of the event, else how many updates of its key there were before.
 Twice: a row has an identity made of ``seq`` and time, so what is delivered again adds nothing.
-Rewound: what a resumed run does not come to again is not deleted: it becomes a run of its own, ``<name>, rewound 1``.
+Rewound: what a resumed run does not come to again is not deleted: it becomes a run of its own, ``<name>, rewound 1``. A
+    run that goes back to a state which an earlier resume had left has its points again; see ``trackio_cuts``.
 Killed: a write is one transaction; what is handled survives the kill of the process.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sqlite3
 import uuid
 from collections import Counter
@@ -32,6 +34,15 @@ from asynchub.subscribers.backlog import Item
 from asynchub.subscribers.configs import CONFIG_KEYS, check_config_keys
 from asynchub.subscribers.delivery import TrackerLogger
 from asynchub.subscribers.rows import as_float, check_counts, sound, step_of
+from asynchub.subscribers.trackio_cuts import (
+    UNFINISHED,
+    add_cuts,
+    cut,
+    forget_unfinished,
+    go_back,
+    has_more,
+    newest_cut,
+)
 from asynchub.subscription import Subscription
 
 try:
@@ -41,6 +52,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}; install it with: pip install 'asynchub[trackio]'", name=error.name) from error
 
 __all__ = ("TrackioLogger",)
+
+logger = logging.getLogger("asynchub")
 
 BUSY = 2.0
 """Seconds that a change waits for another writer."""
@@ -102,12 +115,13 @@ class TrackioLogger(TrackerLogger):
         self._config: dict[str, Any] | None = None  # what is still to be written of it
         self._counts: Mapping[str, int] = {}  # updates of each key
         self._common: int | None = None  # after a resume: seq up to which the rows are known to be of this life, too
-        self._begun: list[int] = []  # newest seq of the stretches that were open then
+        self._rewound = 0  # number of the newest cut of the run
+        self._lives = 0  # that have ended with stretches cut short
 
     async def __call__(self, events: Subscription) -> None:
         if not self.resumed and events.last_seq < self._backlog.taken:  # of another hub, which is another run
             self.run_id, self.run_name, self._created = uuid.uuid4().hex, self._given_name, ""
-            self._counts = {}
+            self._counts, self._rewound, self._lives = {}, 0, 0
         await super().__call__(events)
 
     def open(self) -> None:
@@ -120,14 +134,25 @@ class TrackioLogger(TrackerLogger):
         self._said = {key: one for key, one in (said or {}).items() if not key.startswith("_")}
         if said is None:
             self._config = self._given_config
-        if self._begun:  # points of stretches that were cut short by the end of a life, and now go on
-            with closing(_connected(path)) as database, database:
-                ids = [(self.run_id, f"{seq}:%") for seq in self._begun]
-                database.executemany("DELETE FROM metrics WHERE run_id = ? AND log_id LIKE ?", ids)
-            self._begun = []
+        with closing(_connected(path)) as database, database:
+            add_cuts(database)
+            if self._common is not None:
+                problem = go_back(database, self.run_id, self.run_name, self._common, self._rewound)
+                if problem:
+                    logger.warning("run %r is not what it was when its state was saved: %s", self.run_name, problem)
+            forget_unfinished(database, self.run_id, self._lives)
+            self._rewound = newest_cut(database, self.run_id)
 
     def write(self, items: Sequence[Item]) -> None:
         """Write ``items``: the points in one transaction."""
+        self._write(items, "")
+
+    def write_last(self, items: Sequence[Item]) -> None:
+        """Write points of stretches that the end of a life has cut short."""
+        self._write(items, f"{UNFINISHED}{self._lives + 1}")
+        self._lives += 1
+
+    def _write(self, items: Sequence[Item], ending: str) -> None:
         config, points, stops = self._config, [], []
         for item in items:
             if isinstance(item, Point):
@@ -139,9 +164,9 @@ class TrackioLogger(TrackerLogger):
         if self._common is not None:
             self._part(items, self._common)
         self._alert(stops)
-        self._log(points, config)
+        self._log(points, config, ending)
 
-    def _log(self, points: Sequence[Point], config: dict[str, Any] | None) -> None:
+    def _log(self, points: Sequence[Point], config: dict[str, Any] | None, ending: str) -> None:
         if not points:
             self._config = config  # Trackio takes it with points only
             return
@@ -154,7 +179,7 @@ class TrackioLogger(TrackerLogger):
             steps=[step_of(point, point.key, counts) for point in points],
             timestamps=[_iso(point.time) for point in points],
             config=None if config is None else {**config, **about},
-            log_ids=[self._identity(point) for point in points],
+            log_ids=[f"{self._identity(point)}{ending}" for point in points],
             run_id=self.run_id,
         )
         self._said, self._config, self._counts = config or self._said, None, counts
@@ -186,7 +211,6 @@ class TrackioLogger(TrackerLogger):
                 if isinstance(item, Point):  # what else there is has no row of its own
                     if self._identity(item) not in there:
                         self._set_aside(database, common)
-                        self._common = None
                         return
                     common = item.seq
         self._common = common
@@ -203,34 +227,30 @@ class TrackioLogger(TrackerLogger):
 
     def _set_aside(self, database: sqlite3.Connection, after: int) -> None:
         """Make what the run has behind ``after`` a run of its own, if there is anything."""
-        behind = "run_id = ? AND CAST(log_id AS INTEGER) > ?"  # an identity begins with its seq
         with database:
-            if database.execute(f"SELECT 1 FROM metrics WHERE {behind}", (self.run_id, after)).fetchone() is None:
-                return
-            number = 1
-            while self._has_run(database, f"{self.run_name}, rewound {number}"):
-                number += 1
-            aside = f"{self.run_id}-rewound-{number}", f"{self.run_name}, rewound {number}"
-            # another identity, too: events that come again are written again
-            renamed = f"SET run_id = ?, run_name = ?, log_id = log_id || '-rewound-{number}'"
-            database.execute(f"UPDATE metrics {renamed} WHERE {behind}", (*aside, self.run_id, after))
-
-    def _has_run(self, database: sqlite3.Connection, name: str) -> bool:
-        return database.execute("SELECT 1 FROM metrics WHERE run_name = ?", (name,)).fetchone() is not None
+            self._rewound = cut(database, self.run_id, self.run_name, after)
+        self._common = None
 
     def close(self) -> None:
         """Set aside what a resumed run has not come to again."""
         if self._common is not None:
             with closing(_connected(self._storage.get_project_db_path(self._project))) as database:
-                self._set_aside(database, self._common)
+                if has_more(database, self.run_id, self._common):
+                    self._set_aside(database, self._common)
             self._common = None
 
     # --- state
 
     def tracker_state(self) -> dict[str, Any]:
-        """Return which run of Trackio it is."""
-        counts = dict(self._counts)
-        return {"run_id": self.run_id, "name": self.run_name, "created": self._created, "counts": counts}
+        """Return which run of Trackio it is, how often that was gone back in, and how often it has ended."""
+        return {
+            "run_id": self.run_id,
+            "name": self.run_name,
+            "created": self._created,
+            "counts": dict(self._counts),
+            "rewound": self._rewound,
+            "lives": self._lives,
+        }
 
     def load_tracker_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the run of ``state``.
@@ -239,14 +259,17 @@ class TrackioLogger(TrackerLogger):
             StateDictError: ``state`` is not what ``tracker_state`` returned.
         """
         run_id, name, created, counts = (state.get(key) for key in ("run_id", "name", "created", "counts"))
+        numbers = state.get("rewound", 0), state.get("lives", 0)  # earlier versions knew neither
         if (
             not isinstance(run_id, str)
             or not isinstance(name, str | None)
             or not isinstance(created, str)
             or not isinstance(counts, Mapping)
+            or any(type(number) is not int or number < 0 for number in numbers)
         ):
             raise StateDictError(f"wanted a run of Trackio, got {state!r:.200}")
         self._counts = check_counts(counts)
+        self._rewound, self._lives = numbers
         self.run_id, self.run_name, self._created = run_id, self._given_name or name, created
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,7 +280,6 @@ class TrackioLogger(TrackerLogger):
         """
         super().load_state_dict(state)
         self._common = state["sent"]
-        self._begun = [window[-1] for window in state["windows"]["windows"].values()]
 
 
 def _storage_in(folder: Path | None) -> Any:

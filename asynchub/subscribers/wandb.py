@@ -4,7 +4,8 @@
     step              ``trainer/global_step``, which every key is drawn against; never W&B's own step, which drops what
                       has an earlier one
     seq               ``hub/seq``, hidden: that of the newest event in the row
-    taken back        ``hub/rewound_to``, hidden, in a row of its own: rows above it of a later seq do not count
+    taken back        ``hub/rewound_to``, hidden, in a row of its own which begins a life of the run, ``hub/life``: it
+                      has what the life ``hub/rewound_life`` had, up to this seq; the first life is 0
     decisions         ``hub/decisions``, in words; stops and failures in the summary, too
     settings          the config, from the runtime infos ``cfg``, ``config`` and ``hparams``
 
@@ -14,8 +15,8 @@ Handled: what counts as handled is with W&B's own process, which brings it to it
     that process die, another one is begun, and what the last seconds brought is logged again.
 Resume: the state knows the run's id, so a run that goes on is the same one to W&B; offline, in a file of its own, which
     ``wandb sync`` uploads after the first.
-Twice: W&B takes nothing back. What a resumed run has abandoned, and what was logged again, stays in the history;
-    ``hub/rewound_to`` says which rows those are.
+Twice: W&B takes nothing back. What a resumed run has abandoned, and what was logged again, stays in the history; the
+    rows that begin a life say which rows count, also where one goes on from what another had abandoned.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
+from random import getrandbits
 from time import monotonic as _now
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -51,6 +53,8 @@ __all__ = ("WandbLogger",)
 
 SEQ_METRIC = "hub/seq"
 REWOUND_METRIC = "hub/rewound_to"
+LIFE_METRIC = "hub/life"
+BEFORE_METRIC = "hub/rewound_life"
 FLUSH = "x_transaction_log_flush_interval"
 FLUSH_SECONDS = 0.1
 """How often W&B's process brings what it has to its file; its own default is 15 s."""
@@ -60,7 +64,8 @@ default is 90 s."""
 KEPT = 100_000
 """Items that are kept at most, should that process die before it has."""
 
-_OWN = frozenset(("", "_step", "_timestamp", "_runtime", "_wandb", SEQ_METRIC, REWOUND_METRIC))
+_HIDDEN = (SEQ_METRIC, REWOUND_METRIC, LIFE_METRIC, BEFORE_METRIC)
+_OWN = frozenset(("", "_step", "_timestamp", "_runtime", "_wandb", *_HIDDEN))
 _SUMMARIES = frozenset(("min", "max", "mean", "last", "first", "copy", "none"))
 _DEFINITIONS = frozenset(("step_metric", "step_sync", "hidden", "summary", "goal"))
 _MODES = (None, "online", "offline", "disabled", "shared")
@@ -159,6 +164,8 @@ class WandbLogger(TrackerLogger):
         self._counts: Mapping[str, int] = {}
         self._recent: deque[_Logged] = deque()  # what may not be in the file yet
         self._rewound_to: int | None = None  # ``seq`` up to which what was logged before the next run counts
+        self._life = 0  # in which the newest row was logged
+        self._resumes = False  # whether another one is to begin
 
     # --- in the logger's own thread
 
@@ -218,13 +225,16 @@ class WandbLogger(TrackerLogger):
                 with suppress(Exception):
                     wandb.teardown()
             raise
-        own = (self._step_metric, SEQ_METRIC, REWOUND_METRIC)
+        own = (self._step_metric, *_HIDDEN)
         self._defined = set(own)
         with self._without_it_if_it_is_gone():
             for name in own:
                 run.define_metric(name, hidden=True)
             if self._rewound_to is not None:
-                run.log({REWOUND_METRIC: self._rewound_to})
+                # a number of which there is no other: what other lives have logged is not known here
+                life = getrandbits(48) if self._resumes else self._life
+                run.log({REWOUND_METRIC: self._rewound_to, LIFE_METRIC: life, BEFORE_METRIC: self._life})
+                self._life, self._resumes = life, False
             for logged in self._recent:
                 self._log(run, logged.items, Counter(logged.counts))
         self._run, self._rewound_to = run, None
@@ -288,17 +298,18 @@ class WandbLogger(TrackerLogger):
     # --- state
 
     def tracker_state(self) -> dict[str, Any]:
-        """Return which run it is."""
-        return {"id": self.id, "counts": dict(self._counts)}
+        """Return which run it is, and which life of it."""
+        return {"id": self.id, "counts": dict(self._counts), "life": self._life}
 
     def load_tracker_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the run that ``state`` names, unless another ``id`` was given."""
-        taken = take_state(state, {"id": (str,), "counts": (dict,)}, "WandbLogger")
+        taken = take_state(state, {"id": (str,), "counts": (dict,), "life": (int,)}, "WandbLogger", {"life": 0})
         self._counts = check_counts(taken["counts"])
         self._recent.clear()
         if self._own_id:
             self.id = taken["id"]
         self._rewound_to = self._backlog.state_dict()["sent"]
+        self._life, self._resumes = taken["life"], True
 
 
 def _definitions(

@@ -4,6 +4,8 @@
     WandbLike(lambda values, step: print(step, values))
 
 Rows: all that came of one step is one call. Where an update has no step, the number of updates of its key before it is.
+Rewound: nothing is taken back. A run that is resumed hands over what comes from there on; what it had abandoned, also
+    where that counts again by now, is for the tracker to tell apart.
 Twice: what a call raised for is handed over again, so a tracker that had taken it has it twice.
 """
 

@@ -32,7 +32,7 @@ from asynchub.errors import (
 )
 from asynchub.events import CheckpointRemoved, CheckpointSaved, Event, InfoUpdated, ScalarUpdated
 from asynchub.hub import MessageHub
-from asynchub.requests import CheckpointRequested, Decided, RequestApplied, RequestRefused
+from asynchub.requests import CheckpointRequested, Decided, Paused, PauseEnded, RequestApplied, RequestRefused
 from asynchub.subscribers.checkpoint_files import delete_written
 from asynchub.subscribers.checkpoint_policy import CheckpointContext, CheckpointPolicy
 from asynchub.testing import Drive, drive, scalars
@@ -110,6 +110,43 @@ def test_a_checkpoint_is_due_when_so_many_seconds_of_events_have_passed(writer: 
         for seq, (event, time) in enumerate(zip(at(1, 2, 3, 4), [0, 5, 5.5, 6], strict=True), 1)
     ]
     assert due(writer, late, every=every) == [1, 3]  # boundaries stay where they were
+
+
+def paused(events: list[Event], first: int, last: int) -> list[Event]:
+    """Return events with a pause from one index to another in place of what is there."""
+    ends = {first: Paused(seconds=60.0), last: PauseEnded(seconds=float(last - first))}
+    told = {index: one.stamped(events[index].seq, events[index].time, 1) for index, one in ends.items()}
+    return [told.get(index, event) for index, event in enumerate(events)]
+
+
+def test_a_pause_is_no_time_by_which_a_checkpoint_is_due(writer: Writer) -> None:
+    events = paused(stamped(at(*range(40)), seconds=1.0), 5, 15)
+    del events[6:15]  # nothing is trained meanwhile
+    seconds = [event.time - START for event in events]
+    assert [seconds[index] for index in due(writer, events, every="7s")] == [17.0, 24.0, 31.0, 38.0]
+
+
+def test_a_policy_that_is_saved_amid_a_pause_and_goes_on_does_not_count_it(writer: Writer) -> None:
+    events = paused(stamped(at(*range(20)), seconds=1.0), 5, 15)
+    del events[6:15]
+    for split in range(len(events)):
+        driven = Drive(policy := CheckpointPolicy(writer, every="7s", save_last=False))
+        saved = [driven.send(event) for event in events[:split]]
+        resumed = CheckpointPolicy(writer, every="7s", save_last=False)
+        resumed.load_state_dict(policy.state_dict())
+        driven = Drive(resumed)
+        saved += [driven.send(event) for event in events[split:]]
+        written = [index for index, some in enumerate(saved) if any(isinstance(one, CheckpointSaved) for one in some)]
+        assert [events[index].time - START for index in written] == [17.0]
+
+
+def test_a_pause_alone_makes_no_checkpoint_due(writer: Writer) -> None:
+    events: list[Event] = [*at(1, 10), Paused(seconds=60.0, step=10), PauseEnded(seconds=1.0, step=10)]
+    driven = Drive(CheckpointPolicy(writer, every=5))
+    for event in stamped(events):
+        driven.send(event)
+    driven.close()
+    assert writer.why == [(10, "due")]
 
 
 def test_several_boundaries_between_two_settle_points_are_one_checkpoint(writer: Writer) -> None:

@@ -6,18 +6,21 @@ import math
 import subprocess
 import sys
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 pytest.importorskip("matplotlib")
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from asynchub.bridges.remote import attach
 from asynchub.errors import ArgumentError, PatternError, ScheduleError
 from asynchub.events import CheckpointSaved, Event, EventsDropped, InfoUpdated, Rewound, ScalarUpdated
 from asynchub.hub import MessageHub
@@ -25,6 +28,8 @@ from asynchub.requests import ParameterChanged, StopRequested
 from asynchub.specimens import every_kind_of_event
 from asynchub.subscribers.curves import LIMIT, Curve
 from asynchub.subscribers.plot import MatplotlibPlot
+from tests.bridges.places import WAIT, Place, bridged
+from tests.subscribers.lives import Life, Program, counted, lives
 from tests.subscribers.observing import observe, observed, scalars, stamped
 
 EVERYTHING = every_kind_of_event()
@@ -255,6 +260,37 @@ def test_what_was_rewound_is_not_drawn(tmp_path: Path, seen: Seen) -> None:
     assert x.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert y.tolist() == [1, 2, 3, 4, 5, 6, -1, -1]
     assert "rewound" in seen.texts()
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lives(4))
+def test_whatever_state_a_hub_goes_back_to_its_curves_are_what_it_has_recorded(
+    tmp_path: Path, seen: Seen, story: list[Life]
+) -> None:
+    hub = MessageHub("run")
+    hub.attach(MatplotlibPlot(tmp_path / "run.png", every=None, dpi=20), on_error="raise")
+    program = Program(lambda hub: None)
+    with hub:
+        for life in story:
+            if program.states:
+                hub.load_state_dict(program.states[-1 - life.goes_on_from % len(program.states)])
+            program.publish(hub, life)
+        hub.update_scalar("lr", 0.0)
+    lines = [line for panel in range(len(seen.figure.axes)) for line in seen.lines(panel)]
+    drawn = [list(zip(x.tolist(), y.tolist(), strict=True)) for x, y in lines]
+    assert sorted(drawn) == sorted(sorted(own, key=itemgetter(0)) for own in counted(hub).values())
+
+
+def test_a_mirror_of_a_run_draws_what_counts_of_it_whatever_it_goes_back_to(tmp_path: Path, seen: Seen) -> None:
+    place = Place()
+    program = Program(lambda hub: bridged(place, tmp_path / "spool", hub=hub))
+    with attach(place.url, run=place.run, timeout=WAIT) as mirror:
+        mirror.attach(MatplotlibPlot(tmp_path / "run.png", "lr", every=None, dpi=20), on_error="raise")
+        for life in (Life(0, [9, 9], 9), Life(1, [9], 9), Life(1, [], 5)):
+            hub = program.live(life)
+            mirror.catch_up(WAIT)
+    ((x, y),) = seen.lines()
+    assert list(zip(x.tolist(), y.tolist(), strict=True)) == counted(hub)["lr"]
 
 
 def test_best_values_go_by_the_name_of_a_key_or_by_what_is_said(tmp_path: Path, seen: Seen) -> None:

@@ -11,13 +11,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynchub.errors import ArgumentError, CorruptStateError, SubscribersFailedError
@@ -37,6 +39,7 @@ from asynchub.journal.recovering import recover
 from asynchub.requests import Decided, StopRequested
 from asynchub.subscribers.sqlite import SQLiteLogger, _total, read_sqlite
 from asynchub.subscribers.sqlite_tables import connect, is_ours, prepare
+from tests.subscribers.lives import Life, Points, Program, counted, lives, logging_with
 from tests.subscribers.observing import observe, scalars, stamped
 
 ROOT = Path(__file__).parents[2]
@@ -388,6 +391,80 @@ def test_what_a_mark_rewinds_is_set_aside_and_what_came_before_it_stays(path: Pa
         publish(back, 51, 60)
     assert points(path) == [(step, step) for step in range(1, 61)]
     assert points(path, 2) == [(step, -step) for step in range(51, 71)]
+
+
+# --- going back to what was left
+
+
+def read(path: Path) -> Points:
+    found: Points = {}
+    for event in read_sqlite(path):
+        if isinstance(event, ScalarUpdated):
+            assert event.step is not None
+            found.setdefault(event.key, []).append((event.step, event.value / event.count))
+    return found
+
+
+def sizes(path: Path) -> dict[str, int]:
+    return dict(ask(path, "SELECT name, count(*) FROM scalars JOIN runs ON run = id GROUP BY run"))
+
+
+def test_a_run_that_goes_back_to_a_state_it_had_left_has_its_rows_again(path: Path) -> None:
+    program = Program(logging_with(lambda: SQLiteLogger(path, run="a", interval=0.0)))
+    for life in (Life(0, [5, 3], 2), Life(1, [4], 2), Life(1, [], 1)):
+        hub = program.live(life)
+        assert read(path) == counted(hub)
+    assert sizes(path) == {"a": 9, "a, rewound 1": 5, "a, rewound 2": 6}
+
+
+def test_a_state_that_is_resumed_twice_sets_aside_nothing_the_second_time(path: Path) -> None:
+    program = Program(logging_with(lambda: SQLiteLogger(path, run="a", interval=0.0)))
+    for life in (Life(0, [5, 3], 2), Life(1, [4], 0), Life(1, [], 0)):
+        program.live(life)
+    before = sizes(path)
+    program.live(Life(1, [], 0))
+    assert sizes(path) == before == {"a": 8, "a, rewound 1": 5, "a, rewound 2": 4}
+
+
+def test_what_was_deleted_of_what_was_set_aside_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program = Program(logging_with(lambda: SQLiteLogger(path, run="a", interval=0.0)))
+    for life in (Life(0, [5, 3], 2), Life(1, [4], 0)):
+        program.live(life)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM scalars WHERE run = 2")
+    program.live(Life(1, [], 0))
+    assert sizes(path) == {"a": 5, "a, rewound 2": 4}
+    assert "run 1, is not what it was when its state was saved: of run 2, which was set aside, rows were" in caplog.text
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+@settings(max_examples=6, deadline=None)
+@given(lives())
+def test_whatever_a_run_goes_back_to_its_rows_are_those_that_count(journaled: bool, story: list[Life]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.sqlite"
+        program = Program(logging_with(lambda: SQLiteLogger(path, interval=0.0)), Path(folder) if journaled else None)
+        for life in story:
+            hub = program.live(life)
+            assert read(path) == counted(hub)
+
+
+@settings(max_examples=6, deadline=None)
+@given(lives())
+def test_whatever_a_run_goes_back_to_its_gathered_rows_are_those_of_an_unbroken_run(story: list[Life]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.sqlite"
+        program = Program(logging_with(lambda: SQLiteLogger(path, interval=0.0, every=3, aggregate="max")))
+        for life in story:
+            hub = program.live(life)
+            found = {key: [value for _, value in own] for key, own in read(path).items()}
+            assert found == {key: list(gathered(own)) for key, own in counted(hub).items()}
+
+
+def gathered(own: list[tuple[int, float]]) -> Iterator[float]:
+    """Yield what each three updates come to, and what is left."""
+    for start in range(0, len(own), 3):
+        yield max(value for _, value in own[start : start + 3])
 
 
 def test_a_run_whose_file_is_gone_begins_anew_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:

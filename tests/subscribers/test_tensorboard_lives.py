@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,6 +25,7 @@ from asynchub.hub import MessageHub
 from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
 from asynchub.subscribers.tensorboard import TensorBoardLogger
+from tests.subscribers.lives import Life, Points, Program, counted, lives, logging_with
 from tests.subscribers.news import News
 from tests.subscribers.observing import observe, scalars, stamped
 from tests.subscribers.test_tensorboard import accumulated, as_sets, read, wanted
@@ -146,6 +149,89 @@ def test_what_tensorboards_own_server_shows_after_a_resume_is_the_run(tmp_path: 
     assert got == wanted(counts)
     ingester._stdin_handle.close()  # which the server ends with
     gc.collect()
+
+
+# --- going back to what was left
+
+
+def shown(reader: Any) -> Points:
+    """Return step and value of each point that a reader has, in the order of steps."""
+    return {tag: sorted((step, value) for step, _, value in points) for tag, points in read(reader).items() if points}
+
+
+def in_order(hub: MessageHub) -> Points:
+    return {key: sorted(points) for key, points in counted(hub).items() if points}
+
+
+def logged_to(folder: Path) -> Program:
+    return Program(logging_with(lambda: TensorBoardLogger(folder, interval=0.0)))
+
+
+def test_a_run_that_goes_back_to_a_state_it_had_left_has_its_values_again(tmp_path: Path) -> None:
+    program, folder = logged_to(tmp_path / "tb"), tmp_path / "tb"
+    hub = program.live(Life(0, [9, 9], 5))
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    for life in (Life(1, [7], 3), Life(1, [], 4), Life(0, [], 2)):
+        assert shown(reader.Reload()) == shown(folder) == in_order(hub)
+        hub = program.live(life)
+    assert shown(reader.Reload()) == shown(folder) == in_order(hub)
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_values_that_cannot_come_back_are_told(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    program, folder = logged_to(tmp_path / "tb"), tmp_path / "tb"
+    program.live(Life(0, [9, 9], 5))
+    program.live(Life(1, [7], 3))
+    (aside,) = folder.glob("events.out.rewound.*")
+    aside.unlink() if damage == "gone" else aside.write_bytes(aside.read_bytes().replace(b"loss", b"gain"))
+    program.live(Life(1, [], 0))
+    assert f"{aside.name}, which has bytes" in caplog.text
+    assert "is not what it was: values are lost to it" in caplog.text
+    assert sum(map(len, shown(folder).values())) == 9
+
+
+def test_a_list_of_cuts_that_is_damaged_is_added_to(tmp_path: Path) -> None:
+    program, folder = logged_to(tmp_path / "tb"), tmp_path / "tb"
+    program.live(Life(0, [9, 9], 5))
+    program.live(Life(1, [7], 3))
+    (listed,) = folder.glob("asynchub.cuts.*")
+    listed.write_bytes(b'\xff\n[]\n{"number":1}\n' + listed.read_bytes() + b'{"numb')
+    for life in (Life(1, [], 4), Life(0, [], 2)):
+        hub = program.live(life)
+        assert shown(folder) == in_order(hub)
+
+
+def test_a_cut_that_was_broken_off_brings_nothing_back_twice(tmp_path: Path) -> None:
+    program, folder = logged_to(tmp_path / "tb"), tmp_path / "tb"
+    program.live(Life(0, [9, 9], 5))
+    (events,) = folder.glob("events.out.tfevents.*")
+    whole = events.read_bytes()
+    program.live(Life(1, [7], 3))
+    events.write_bytes(whole)  # as if it had been killed before the file became shorter
+    for life in (Life(2, [4], 1), Life(2, [], 0), Life(1, [], 4)):
+        hub = program.live(life)
+        assert shown(folder) == in_order(hub)
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("journaled", [False, True])
+def test_whatever_a_run_goes_back_to_every_reader_has_what_counts(rounds: int, journaled: bool) -> None:
+    @settings(max_examples=rounds)
+    @given(lives())
+    def check(story: list[Life]) -> None:
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "tb"
+            program = Program(
+                logging_with(lambda: TensorBoardLogger(folder, interval=0.0)), Path(name) if journaled else None
+            )
+            reader = None
+            for life in story:
+                hub = program.live(life)
+                assert shown(folder) == in_order(hub)
+                reader = (reader or EventAccumulator(str(folder), size_guidance={"scalars": 0})).Reload()
+                assert shown(reader) == in_order(hub)
+
+    check()
 
 
 def test_a_state_that_was_saved_before_the_first_value_brings_all_back(tmp_path: Path) -> None:

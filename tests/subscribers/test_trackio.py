@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated, TrackerDegraded
@@ -21,6 +22,7 @@ from asynchub.hub import MessageHub
 from asynchub.journal.journal import Journal
 from asynchub.journal.recovering import recover
 from asynchub.requests import StopRequested
+from tests.subscribers.lives import KEYS, Life, Points, Program, counted, lives, logging_with
 from tests.subscribers.observing import observe, scalars, stamped
 
 pytest.importorskip("trackio", reason="pip install 'asynchub[trackio]'")
@@ -274,6 +276,73 @@ def test_a_stretch_that_the_end_of_a_life_cut_short_is_one_row_when_the_run_goes
             publish(hub, first, upto)
             hub.save(tmp_path / "state")
     assert points("a") == [(10, 5.5), (20, 15.5), (25, 23.0)]
+
+
+# --- going back to what was left
+
+
+def logged_to(folder: Path, **options: Any) -> Program:
+    return Program(logging_with(lambda: TrackioLogger("digits", name="a", dir=folder, interval=0.0, **options)))
+
+
+def shown() -> Points:
+    """Return step and value of each point that Trackio has of the run, in the order in which they came."""
+    found: Points = {}
+    for row in logs("a"):
+        for key in row.keys() & KEYS:
+            found.setdefault(key, []).append((row["step"], row[key]))
+    return found
+
+
+def recorded(hub: MessageHub) -> Points:
+    return {key: own for key, own in counted(hub).items() if own}
+
+
+def test_a_run_that_goes_back_to_a_state_it_had_left_has_its_points_again(folder: Path) -> None:
+    program = logged_to(folder)
+    for life in (Life(0, [5, 3], 2), Life(1, [4], 2), Life(1, [], 1), Life(1, [], 0)):
+        hub = program.live(life)
+        assert shown() == recorded(hub)
+    assert {run: len(logs(run)) for run in runs()} == {
+        "a": 8,
+        "a, rewound 1": 5,
+        "a, rewound 2": 6,
+        "a, rewound 3": 1,
+    }
+
+
+def test_what_was_deleted_of_what_was_set_aside_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program = logged_to(folder)
+    for life in (Life(0, [5, 3], 2), Life(1, [4], 0)):
+        program.live(life)
+    SQLiteStorage.delete_run("digits", "a, rewound 1")
+    program.live(Life(1, [], 0))
+    assert len(logs("a")) == 5
+    assert "run 'a' is not what it was when its state was saved: of run " in caplog.text
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [None, 3])
+def test_whatever_a_run_goes_back_to_its_points_are_those_that_count(
+    folder: Path, rounds: int, every: int | None
+) -> None:
+    @settings(max_examples=rounds)
+    @given(lives())
+    def check(story: list[Life]) -> None:
+        SQLiteStorage.delete_run("digits", "a")
+        program = logged_to(folder, every=every)
+        for life in story:
+            hub = program.live(life)
+            found = {key: [value for _, value in own] for key, own in shown().items()}
+            wanted = {key: [value for _, value in own] for key, own in recorded(hub).items()}
+            assert found == {key: own if every is None else thinned(own) for key, own in wanted.items()}
+
+    check()
+
+
+def thinned(values: list[float]) -> list[float]:
+    """Return each third value, and the last."""
+    return [values[min(start + 2, len(values) - 1)] for start in range(0, len(values), 3)]
 
 
 def test_a_logger_that_goes_to_another_hub_begins_another_run(folder: Path) -> None:

@@ -22,6 +22,7 @@ from asynchub.events import Event, InfoUpdated, ScalarUpdated, SubscriberFailed,
 from asynchub.hub import MessageHub
 from asynchub.requests import ParameterChanged, RequestApplied
 from asynchub.subscribers.wandb import WandbLogger
+from tests.subscribers.lives import KEYS, Life, Points, Program, counted
 from tests.subscribers.news import News
 from tests.subscribers.observing import START, observe, scalars, stamped
 from tests.subscribers.wandb_files import OfflineRun, counting, files_in
@@ -200,6 +201,17 @@ def test_a_run_that_goes_on_is_the_same_run_in_a_second_file(tmp_path: Path) -> 
     assert [(row[STEP], row["a"]) for row in rows if "a" in row] == [(step, step) for step in range(20)]
     assert len(first.rows) == 15
     assert [row["_step"] for row in second.rows] == list(range(len(second.rows)))  # W&B counts each file from 0
+
+
+def test_a_run_that_goes_back_to_a_state_it_had_left_says_which_rows_count_again(tmp_path: Path) -> None:
+    program = Program(lambda hub: hub.attach(offline(tmp_path), on_error="raise", name="wandb"))
+    for life in (Life(0, [6, 4], 3), Life(1, [5], 2), Life(1, [], 4)):
+        hub = program.live(life)
+        found: Points = {}
+        for row in counting([row for run in runs(tmp_path) for row in run.rows]):
+            for key in row.keys() & KEYS:
+                found.setdefault(key, []).append((row[STEP], row[key]))
+        assert found == {key: own for key, own in counted(hub).items() if own}
 
 
 def test_a_run_that_is_disabled_writes_nothing(tmp_path: Path) -> None:

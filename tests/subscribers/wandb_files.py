@@ -105,13 +105,15 @@ class OfflineRun:
 
 def counting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return those of ``rows`` that were neither abandoned by a resumed run nor logged again."""
-    kept: list[dict[str, Any]] = []
+    lives: dict[int, list[dict[str, Any]]] = {0: []}
+    life = 0
     for row in rows:
         if "hub/rewound_to" in row:
-            kept = [one for one in kept if one["hub/seq"] <= row["hub/rewound_to"]]
+            life, before = row["hub/life"], lives[row["hub/rewound_life"]]
+            lives[life] = [one for one in before if one["hub/seq"] <= row["hub/rewound_to"]]
         else:
-            kept.append(row)
-    return kept
+            lives[life].append(row)
+    return lives[life]
 
 
 def _items(items: Any) -> Iterator[tuple[str, Any]]:
