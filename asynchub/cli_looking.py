@@ -125,16 +125,19 @@ def watch(options: argparse.Namespace) -> int:
         ImportError: a library is missing.
     """
     from asynchub.dashboard.terminal.app import watch as watch_runs
+    from asynchub.overlaying import Overlay
 
-    return watch_runs(
-        options.runs,
-        allow=options.allow,
-        events=options.events,
-        patterns=options.keys,
-        interval=options.interval,
-        cache=options.cache,
-        write=functools.partial(print, flush=True),
-    )
+    with Overlay() as tried:
+        return watch_runs(
+            options.runs,
+            allow=options.allow,
+            events=options.events,
+            patterns=options.keys,
+            interval=options.interval,
+            cache=options.cache,
+            write=functools.partial(print, flush=True),
+            what_if=lambda runs, rule: tried.ask(runs, rule, seconds=0.0),
+        )
 
 
 def _add_plot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

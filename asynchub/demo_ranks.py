@@ -2,7 +2,7 @@
 
 Each rank has a hub, a journal, and its part of each batch; gradients are averaged, scalars reduced, and rules on each
 rank decide the same, at the same step, because they read what was reduced. With a broker every rank sends its events
-there; the run needs it for nothing.
+there; the run needs it for nothing. What people ask of rank 0, through its folder, all ranks apply at the same step.
 
 Files: rank 0 has the folder of the run, rank ``r`` the folder ``ranks/r`` in it. A checkpoint is the model, written by
 rank 0 after each rank has written down at which event it goes on from there.
@@ -42,12 +42,15 @@ from asynchub.subscribers.csv import CsvLogger
 from asynchub.subscribers.early_stopping import EarlyStopping
 from asynchub.subscribers.jsonl import JsonlLogger
 from asynchub.subscribers.plateau import ReduceLROnPlateau
+from asynchub.subscribers.remote_control import RemoteControl
 from asynchub.tables import Column, table_lines
 
 __all__ = ("RankDigits", "RankTraining", "run_demo_ranks")
 
 EVERY = 5
 """Steps from one reduction to the next."""
+ALLOWED_RANKS = tuple(rule for rule in ALLOWED if rule != "pause")
+"""What may be asked of the ranks, through the folder of rank 0 or a broker: they cannot pause."""
 
 
 class RankDigits(Digits):
@@ -178,10 +181,11 @@ def _train(settings: Settings, run: Path, rank: int, world: int, file: TextIO | 
     reducer = Reducer(hub, {"train/*": "mean", "rank*/*": "mean", "val/*": "mean"}, every=EVERY, at_once=("val/*",))
     hub.attach(EarlyStopping("all/val/accuracy", mode="max", patience=settings.patience))
     hub.attach(ReduceLROnPlateau(training.optimizer, "all/val/loss", factor=0.5, patience=2))
+    hub.attach(RemoteControl(own, allow=ALLOWED_RANKS, parameters=(training.learning_rate,), agree=reducer.request))
     bridge = None
     if settings.broker is not None:
         spool = run / "spool"
-        bridge = Bridge(hub, settings.broker, run=run.name, spool=spool, allow=ALLOWED, agree=reducer.request)
+        bridge = Bridge(hub, settings.broker, run=run.name, spool=spool, allow=ALLOWED_RANKS, agree=reducer.request)
     curves = [f"all/rank{other}/loss" for other in range(world)]
     if not rank:
         hub.attach(JsonlLogger(run / "metrics.jsonl"))

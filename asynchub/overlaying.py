@@ -2,9 +2,11 @@
 
 Same: the very code that decides in a live run decides here, on the same events; see ``asynchub.what_if``. It is a
     replay, not a forecast: after a stop, or another learning rate, a run would have had other values.
-Bounded: replaying goes on in a thread of its own, run by run; whoever asks waits for a moment, gets the rows that are
-    ready, and asks again for the others. What nobody asks for again is given up. What was found is kept; of a run that
-    goes on it is shown until the next replay is over, some seconds later.
+Bounded: replaying goes on in a thread of its own, run by run, the shortest first; whoever asks waits for a moment, gets
+    the rows that are ready, and asks again for the others. Of a run one frame of its journal is held at a time, and
+    the values that rules are judged by, however long it is. What nobody asks for again is given up: that is looked at
+    after each frame and each ``LOOK`` events, a fraction of a second apart. What was found is kept; of a run that goes
+    on it is shown until the next replay is over, some seconds later.
 Safe: of the rules, only those in ``RULES`` are tried: none of them has an argument that names a file or code.
 Threads: any thread may call anything here.
 """
@@ -23,9 +25,8 @@ from asynchub.channels import Selection
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.errors import ArgumentError, AsyncHubError
 from asynchub.events import Event
-from asynchub.journal.folder import find_journal
 from asynchub.overlay_rows import OverlayAnswer, OverlayRow, overlay_row
-from asynchub.recorded import recorded_events
+from asynchub.recorded import streamed_events
 from asynchub.rules import Rule, parse_rules
 from asynchub.subscribers.display import one_line
 from asynchub.trying import Trial
@@ -41,8 +42,8 @@ MOST_RULES = 12
 """Rules of a grid, at most."""
 MOST_KEPT = 2000
 """Rows that are kept."""
-LARGEST = 2**28
-"""Bytes of a journal, at most, that are replayed while somebody looks on; they are held in memory meanwhile."""
+LOOK = 1024
+"""Events for rules after which it is looked whether somebody waits still."""
 FORGOTTEN = 10.0
 """Seconds for which replaying goes on when nobody asks again."""
 LONGEST = 1000
@@ -102,7 +103,7 @@ class Overlay:
             for key, run in wanted.items():
                 known = self._kept.get(key)
                 if known is None or (known.seq != run.seq and time.monotonic() - known.time > AGAIN):
-                    self._wanted.setdefault(key, _Wanted(rules, run)).asked = deadline
+                    self._wanted.setdefault(key, _Wanted(rules, run, run.seq)).asked = deadline
             if self._wanted and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="asynchub what-if", daemon=True)
                 self._thread.start()
@@ -133,7 +134,7 @@ class Overlay:
                 if not self._wanted:
                     self._thread = None
                     return
-                key, one = next(iter(self._wanted.items()))
+                key, one = min(self._wanted.items(), key=lambda item: item[1].size)
             seq, rows = one.run.seq, _tried(key[0], one)
             with self._changed:
                 if rows is not None:
@@ -166,11 +167,13 @@ class _Wanted:
     Attributes:
         rules: they.
         run: it.
+        size: values that it had then, about.
         asked: until when somebody waited for it last, by the monotonic clock.
     """
 
     rules: list[Rule]
     run: Pyramid
+    size: int
     asked: float = math.inf
 
     @property
@@ -216,12 +219,6 @@ def _tried(name: str, one: _Wanted) -> list[OverlayRow] | None:
 
 def _outcomes(one: _Wanted) -> list[Outcome]:
     run = one.run
-    journal = find_journal(run.folder)
-    size = sum(path.stat().st_size for path in journal.glob("*.ahj")) if journal is not None else 0
-    if size > LARGEST:
-        raise ArgumentError(
-            f"its journal has {size >> 20} MB, too many to replay while you look; use the command asynchub replay"
-        )
     wanted: set[str | type[Event]] = set()
     monitored = set()
     for rule in one.rules:
@@ -254,13 +251,19 @@ class _Events:
     """
 
     def __init__(self, one: _Wanted, wanted: set[str | type[Event]]) -> None:
+        run = one.run
         self.newest = math.inf
-        self._events = recorded_events(one.run.folder, *wanted)
         self._one = one
+        upto = math.inf if run.problem else run.seq  # what is damaged is to be found again, and said
+        self._events = streamed_events(run.folder, *wanted, rewinds=run.rewinds, upto=upto, between=self._look)
+
+    def _look(self) -> None:
+        if self._one.forgotten:
+            raise _ForgottenError
 
     def __iter__(self) -> Iterator[Event]:
         for number, event in enumerate(self._events):
-            if not number % 1024 and self._one.forgotten:
-                raise _ForgottenError
+            if not number % LOOK:
+                self._look()
             self.newest = event.time
             yield event

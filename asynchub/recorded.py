@@ -7,21 +7,24 @@ They come from its journal; from its newest snapshot where the journal begins la
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from asynchub.batches import Test, events_of
+from asynchub.batches import Batch, Test, events_of
 from asynchub.channels import Selection
+from asynchub.dashboard.sifting import counted_in, counting
 from asynchub.errors import JournalError
 from asynchub.events import Event, EventsDropped, Rewound
 from asynchub.journal.folder import find_journal
-from asynchub.journal.reading import Journaled, read_journal
+from asynchub.journal.reading import Journaled, read_journal, segment_files
 from asynchub.journal.recovering import recover
+from asynchub.journal.segments import SegmentReader
+from asynchub.journal.tailing import TailReader
 from asynchub.ledger import Records
 from asynchub.past import past_events
 from asynchub.subscribers.jsonl import read_jsonl
 
-__all__ = ("newest_events", "recorded_events")
+__all__ = ("newest_events", "recorded_events", "streamed_events")
 
 LOG = "metrics.jsonl"
 
@@ -50,6 +53,62 @@ def recorded_events(run: Path, *wanted: str | type[Event], rewound: bool = False
         return (event for event in read_jsonl(log) if test(event.key, type(event)))
     _refuse_foreign(run)
     return _recovered(run, float("inf"), test)
+
+
+def streamed_events(
+    run: Path,
+    *wanted: str | type[Event],
+    rewinds: Sequence[tuple[int, int]],
+    upto: float = float("inf"),
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[Event]:
+    """Yield what ``recorded_events`` does, holding one frame of the journal at a time, however long that is.
+
+    A frame that has none of the wanted keys costs what it takes to read it; of the others, only wanted events are made.
+
+    Args:
+        run: as of ``recorded_events``.
+        wanted: as of ``recorded_events``.
+        rewinds: ``seq`` and ``to_seq`` of each ``Rewound`` up to ``upto``.
+        upto: ``seq`` of the last event that is wanted.
+        between: called after each frame that was read; what it raises ends the reading.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        StateError: as ``recorded_events``, but only when the damage is reached.
+    """
+    folder = find_journal(run)
+    if folder is None:
+        yield from recorded_events(run, *wanted)
+        return
+    test = Selection.of(wanted or ("**",)).test()
+    files = segment_files(folder)
+    before = files[0][1] - 1 if files else 0
+    if before:
+        yield from _before(run, before, test)
+    stretches = [(after, min(end, upto)) for after, end in counting(rewinds)]
+    for batch in _read_on(folder, before):
+        between()
+        if isinstance(batch, EventsDropped):
+            yield batch
+        elif batch.seqs[0] > upto:
+            return
+        else:
+            for part in counted_in(batch, stretches):
+                yield from (event for event in events_of(part, test=test) if not isinstance(event, Rewound))
+
+
+def _read_on(folder: Path, after: int) -> Iterator[Batch | EventsDropped]:
+    """Yield what the segments of a journal have behind a ``seq``, frame by frame, then what its tail has."""
+    segments = SegmentReader(folder, after)
+    while found := segments.read():
+        yield from found
+    tail, after = TailReader(folder), segments.last_seq
+    while batches := tail.poll(after):
+        if segments.run_id not in (None, tail.run_id):
+            raise JournalError(f"{tail.path} belongs to another run than the segments beside it")
+        yield from batches
+        after = batches[-1].seqs[1]
 
 
 def newest_events(run: Path, *wanted: str | type[Event], count: int | None, since: int = 0) -> tuple[list[Event], int]:

@@ -284,11 +284,10 @@ class _Values:
         return key == self._key and issubclass(kind, ScalarUpdated)
 
     def take(self, clock: _Clock) -> None:
-        for event in self.pending:
-            if isinstance(event, ScalarUpdated) and (value := mean_of(event)) is not None:
-                self.seqs.append(event.seq)
-                self._steps.append(NO_STEP if event.step is None else event.step)
-                self._values.append(value)
+        scalars = [event for event in self.pending if isinstance(event, ScalarUpdated) and event.count]
+        self.seqs.extend([event.seq for event in scalars])
+        self._steps.extend([NO_STEP if event.step is None else event.step for event in scalars])
+        self._values.extend([mean for event in scalars if (mean := mean_of(event)) is not None])
 
     def position(self, stop: StopRequested) -> int:
         """Return how many values there were at the stop; those of the rest of its step belong to it."""

@@ -11,7 +11,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tests" / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
-LONG = ("bridge", "loggers", "pipeline", "pyramid", "reduce", "state", "terminal", "train_step", "trainers", "viewers")
+LONG = (
+    "bridge",
+    "loggers",
+    "page",
+    "page_memory",
+    "pipeline",
+    "pyramid",
+    "reduce",
+    "state",
+    "terminal",
+    "train_step",
+    "trainers",
+    "viewers",
+)
 """Those that take more than a few seconds even so."""
 QUICK = 300
 """Seconds that ``--quick`` may take on a busy machine; alone, it takes under 15."""

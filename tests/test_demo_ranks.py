@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,11 @@ import torch
 
 import asynchub
 from asynchub.cli import main
+from asynchub.control_folder import ControlError
+from asynchub.dashboard.asking import ask, steerable
 from asynchub.journal.recovering import recover
+from asynchub.recorded import recorded_events
+from asynchub.requests import ParameterChangeRequested, PauseRequested, RequestApplied, StopRequested
 from tests.bridges.broker import Broker
 
 pytest.importorskip("sklearn")
@@ -68,6 +73,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return run, _end(_start(run, "--epochs", "4"))
 
 
+def _wait_for(process: subprocess.Popen[str], holds: Callable[[], bool]) -> None:
+    """Wait until something holds of a run that goes on."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
+
+
 def _weights(run: Path) -> dict[str, torch.Tensor]:
     (path,) = run.glob("model-*.pt")
     weights: dict[str, torch.Tensor] = torch.load(path)["model"]
@@ -108,6 +122,34 @@ def test_what_is_wrong_with_the_folder_is_said_on_all_ranks_alike(whole: tuple[P
         _kill(process)
     assert process.returncode != 0
     assert printed.count("is not empty; continue it with --resume, or name another folder") == 2
+
+
+def test_what_is_asked_of_a_demo_on_two_ranks_both_apply_at_the_same_step(tmp_path: Path) -> None:
+    run = tmp_path / "digits"
+    process = _start(run, "--epochs", "400", "--patience", "400", "--quiet")
+    try:
+        _wait_for(process, lambda: bool(steerable(run)[0]))
+        offered, _ = steerable(run)
+        assert {one.name or one.word for one in offered} >= {"stop", "checkpoint", "lr", "EarlyStopping.patience"}
+        with pytest.raises(ControlError, match="does not allow pause"):
+            ask(run, PauseRequested(), author="ada")
+        ask(run, ParameterChangeRequested(name="lr", value=0.003, reason="calm"), author="ada")
+        _wait_for(process, lambda: [one.value for one in steerable(run)[0] if one.name == "lr"] == [0.003])
+        ask(run, StopRequested(reason="enough"), author="ada")
+        assert "stopped: enough" in _end(process)
+    finally:
+        _kill(process)
+    folders = (run, run / "ranks" / "1")
+    hubs = [recover(folder) for folder in folders]
+    assert len({hub.step for hub in hubs}) == 1
+    assert {hub.stop_reason for hub in hubs} == {"enough"}
+    mine, others = (hub.get_scalar("train/lr").data[0] for hub in hubs)
+    np.testing.assert_array_equal(mine, others)
+    assert mine[0] == 0.05
+    assert mine[-1] == 0.003
+    applied, applied_too = (list(recorded_events(folder, RequestApplied)) for folder in folders)
+    assert [event.step for event in applied] == [event.step for event in applied_too]
+    assert [getattr(event, "author", "") for event in applied] == ["ada", "ada"]
 
 
 def test_a_demo_on_two_ranks_outlives_its_broker_and_everything_arrives(tmp_path: Path) -> None:

@@ -46,8 +46,10 @@ from asynchub.subscribers.display import format_duration, one_line
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ("ask", "asked", "steerable")
+__all__ = ("allowed_by", "ask", "asked", "steerable")
 
+SHORT = {"lr": ("set/lr",), "pause": ("pause", "resume")}
+"""What a word of ``--allow`` stands for, if not for itself."""
 NOT_ATTACHED = "the run does not let itself be steered: attach RemoteControl"
 LATE = 5.0
 """Seconds after its expiry that a request may still be on its way through the journal."""
@@ -57,6 +59,21 @@ LOOK = 0.01
 SHOWN = 2**18
 """Bytes of the newest requests that are looked at."""
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def allowed_by(words: Iterable[str]) -> Allowed:
+    """Return what a viewer lets be asked that was started with some words, whatever the runs allow.
+
+    Args:
+        words: of ``--allow``: ``"stop"``, ``"checkpoint"``, ``"pause"``, ``"lr"``, ``"set/NAME"``, …
+
+    Raises:
+        ArgumentError: a word is none.
+    """
+    try:
+        return Allowed(dict.fromkeys(rule for word in words for rule in SHORT.get(word, (word,))))
+    except ArgumentError as error:
+        raise ArgumentError(f"--allow: {error}; lr is short for set/lr, pause for pause,resume") from error
 
 
 def steerable(run_folder: Path) -> tuple[tuple[Steerable, ...], str]:

@@ -14,14 +14,14 @@ Counts: a value that stands for ``count`` samples is their sum. What is drawn of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from asynchub.columns import Array
 
-__all__ = ("Buckets", "fold", "joined", "of_values", "reduce")
+__all__ = ("Buckets", "each", "fold", "joined", "of_values", "reduce", "zeros")
 
 
 class Buckets(NamedTuple):
@@ -60,10 +60,7 @@ class Buckets(NamedTuple):
     @property
     def columns(self) -> tuple[Array, ...]:
         """All but the width."""
-        return (
-            *(self.first, self.min, self.max, self.sum, self.weight, self.points),
-            *(self.nan, self.plus_inf, self.minus_inf, self.first_seq, self.last_seq, self.times),
-        )
+        return self[1:]
 
     @property
     def size(self) -> int:
@@ -92,17 +89,27 @@ class Buckets(NamedTuple):
     @classmethod
     def none(cls, width: int = 1) -> Self:
         """Return no buckets of a width."""
-        return cls(width, *(np.empty(0, dtype) for dtype in DTYPES))
+        return cls(width, *NOTHING)
 
     def take(self, which: Array | slice) -> Buckets:
         """Return some of them: those at indexes, where a mask says so, or of a slice."""
-        return Buckets(self.width, *(column[which] for column in self.columns))
+        if isinstance(which, slice):
+            return Buckets(self.width, *(column[which] for column in self.columns))
+        return Buckets(self.width, *each(self.columns, lambda column: column[which]))
 
 
 FEW = 16
 """Buckets that make up one, at most, for which there is a faster way."""
 DTYPES = ("<i8", "<f8", "<f8", "<f8", "<f8", "<i8", "<i8", "<i8", "<i8", "<i8", "<i8", "<f8")
 """Those of the columns."""
+NOTHING = tuple(np.empty(0, dtype) for dtype in DTYPES)
+ZEROS = np.zeros(4096, np.int64)
+ZEROS.flags.writeable = False
+
+
+def zeros(size: int) -> Array:
+    """Return whole numbers, all 0, which nobody may change: few, as in most buckets, take no memory of their own."""
+    return ZEROS[:size] if size <= len(ZEROS) else np.zeros(size, np.int64)
 
 
 def of_values(
@@ -152,8 +159,34 @@ def joined(parts: Sequence[Buckets], width: int) -> Buckets:
     """Return parts, one after the other, as buckets of a width."""
     full = [part for part in parts if part.size]
     if len(full) < 2:
-        return full[0]._replace(width=width) if full else Buckets.none(width)
-    return Buckets(width, *(np.concatenate(columns) for columns in zip(*(part.columns for part in full), strict=True)))
+        if not full:
+            return Buckets.none(width)
+        return full[0] if full[0].width == width else full[0]._replace(width=width)
+    made: dict[tuple[int, ...], Array] = {}  # as of ``each``
+    columns = []
+    for same in zip(*(part.columns for part in full), strict=True):
+        name = tuple(map(id, same))
+        if name not in made:
+            made[name] = np.concatenate(same)
+        columns.append(made[name])
+    return Buckets(width, *columns)
+
+
+def each(columns: Iterable[Array], make: Callable[[Array], Array]) -> list[Array]:
+    """Return what is made of each column; of columns that are one array, one: where all values are finite, three are.
+
+    Args:
+        columns: they.
+        make: returns what a column becomes.
+    """
+    made: dict[int, Array] = {}
+    found = []
+    for column in columns:
+        name = id(column)
+        if name not in made:
+            made[name] = make(column)
+        found.append(made[name])
+    return found
 
 
 def fold(buckets: Buckets, starts: Array, width: int) -> Buckets:
@@ -167,46 +200,117 @@ def fold(buckets: Buckets, starts: Array, width: int) -> Buckets:
     size = len(starts)
     if size == buckets.size:
         return buckets._replace(width=width)
-    ends = np.append(starts[1:], buckets.size)
-    whose = np.repeat(np.arange(size), ends - starts)
+    runs = _even(starts, buckets.size) or _Runs(starts, buckets.size)
     with np.errstate(all="ignore"):
+        nan, plus_inf, minus_inf = each((buckets.nan, buckets.plus_inf, buckets.minus_inf), runs.totals)
         return Buckets(
             width,
-            buckets.first[starts],
-            _extremes(np.fmin, buckets.min, starts),
-            _extremes(np.fmax, buckets.max, starts),
-            np.bincount(whose, buckets.sum),  # adds one by one, in order; other sums do so in pairs
-            np.bincount(whose, buckets.weight),
-            np.bincount(whose, buckets.points).astype(np.int64),
-            _totals(buckets.nan, starts),
-            _totals(buckets.plus_inf, starts),
-            _totals(buckets.minus_inf, starts),
-            buckets.first_seq[starts],
-            buckets.last_seq[ends - 1],
-            buckets.times[starts],
+            runs.firsts(buckets.first),
+            runs.extremes(np.fmin, buckets.min),
+            runs.extremes(np.fmax, buckets.max),
+            runs.sums(buckets.sum),
+            runs.sums(buckets.weight),
+            runs.sums(buckets.points),
+            nan,
+            plus_inf,
+            minus_inf,
+            runs.firsts(buckets.first_seq),
+            runs.lasts(buckets.last_seq),
+            runs.firsts(buckets.times),
         )
 
 
-def _extremes(least: np.ufunc, column: Array, starts: Array) -> Array:
-    """Return the extreme of each run of numbers; where nearly all are of one length, many times as fast."""
-    length = int(starts[1] - starts[0]) if len(starts) > FEW else 0
-    inner = starts[1:-1]
-    if not 1 < length <= FEW or not bool((np.diff(starts[1:]) == length).all()):
-        return np.asarray(least.reduceat(column, starts))
-    body = column[inner[0] : starts[-1]].reshape(-1, length)
-    found = np.empty(len(starts))
-    found[0], found[-1] = least.reduce(column[: inner[0]]), least.reduce(column[starts[-1] :])
-    middle = found[1:-1]
-    middle[:] = body[:, 0]
-    for number in range(1, length):
-        least(middle, body[:, number], out=middle)
-    return found
+class _Runs:
+    """Runs of buckets, each of which is to be one.
+
+    Args:
+        starts: index of the first of each.
+        size: how many buckets there are in all.
+    """
+
+    def __init__(self, starts: Array, size: int) -> None:
+        self._starts = starts
+        self._ends = np.append(starts[1:], size)
+        self._whose = np.repeat(np.arange(len(starts)), self._ends - starts)
+
+    def firsts(self, column: Array) -> Array:
+        """Return what the first of each run has."""
+        return column.take(self._starts)
+
+    def lasts(self, column: Array) -> Array:
+        """Return what the last of each run has."""
+        return column.take(self._ends - 1)
+
+    def extremes(self, least: np.ufunc, column: Array) -> Array:
+        """Return the extreme of each run."""
+        return np.asarray(least.reduceat(column, self._starts))
+
+    def sums(self, column: Array) -> Array:
+        """Return the sum of each run, added one by one, in order; other sums add in pairs."""
+        return np.bincount(self._whose, column).astype(column.dtype, copy=False)
+
+    def totals(self, column: Array) -> Array:
+        """Return the sum of each run of whole numbers, which are nearly always 0."""
+        return self.sums(column) if column.any() else zeros(len(self._starts))
 
 
-def _totals(numbers: Array, starts: Array) -> Array:
-    """Return the sum of each run of numbers, which are nearly always 0."""
-    totals: Array = np.add.reduceat(numbers, starts) if numbers.any() else np.zeros(len(starts), np.int64)
-    return totals
+class _EvenRuns(_Runs):
+    """The same where nearly all are of one length: many times as fast.
+
+    Args:
+        starts: index of the first of each.
+        size: how many buckets there are in all.
+        length: of the runs.
+    """
+
+    def __init__(self, starts: Array, size: int, length: int) -> None:
+        self._starts, self._size, self._length = starts, size, length
+        first, last, number = int(starts[1]), int(starts[-1]), len(starts)
+        self._odd: list[tuple[int, slice]] = []  # those of another length, and the index of each
+        begin, end = 0, number
+        if first != length:
+            self._odd.append((0, slice(0, first)))
+            begin = 1
+        if size - last != length:
+            self._odd.append((number - 1, slice(last, size)))
+            end = number - 1
+        self._even = slice(begin, end)
+        self._body = slice(first if begin else 0, last if end < number else size)
+
+    def firsts(self, column: Array) -> Array:
+        """Return what the first of each run has."""
+        start = self._body.start
+        return column.take(self._starts) if start else column[:: self._length].copy()
+
+    def lasts(self, column: Array) -> Array:
+        """Return what the last of each run has."""
+        found = np.empty(len(self._starts), column.dtype)
+        found[:-1] = column.take(self._starts[1:] - 1)
+        found[-1] = column[-1]
+        return found
+
+    def extremes(self, least: np.ufunc, column: Array) -> Array:
+        """Return the extreme of each run."""
+        found = np.empty(len(self._starts), column.dtype)
+        body, even = column[self._body].reshape(-1, self._length), found[self._even]
+        least(body[:, 0], body[:, 1], out=even)
+        for number in range(2, self._length):
+            least(even, body[:, number], out=even)
+        for index, part in self._odd:
+            found[index] = least.accumulate(column[part])[-1]  # one by one, as above
+        return found
+
+    def sums(self, column: Array) -> Array:
+        """Return the sum of each run, added one by one, in order."""
+        return self.extremes(np.add, column)
+
+
+def _even(starts: Array, size: int) -> _EvenRuns | None:
+    """Return runs as even ones; None if they are not."""
+    length = int(starts[2] - starts[1]) if len(starts) > FEW else 0
+    if not 1 < length <= FEW or not bool((starts[2:] - starts[1:-1] == length).all()):
+        return None
+    return _EvenRuns(starts, size, length)
 
 
 def reduce(buckets: Buckets, factor: int) -> Buckets:
@@ -217,10 +321,13 @@ def reduce(buckets: Buckets, factor: int) -> Buckets:
         factor: a power of two.
     """
     width = buckets.width * factor
-    cells = buckets.first & -width
     if not buckets.size:
         return buckets._replace(width=width)
-    if bool((cells[1:] < cells[:-1]).any()):
+    cells = buckets.first & -width
+    if (cells[1:] < cells[:-1]).any():
         order = np.argsort(cells, kind="stable")
         buckets, cells = buckets.take(order), cells[order]
-    return fold(buckets, np.flatnonzero(np.append(True, cells[1:] != cells[:-1])), width)
+    begins = np.empty(buckets.size, bool)
+    begins[0] = True
+    np.not_equal(cells[1:], cells[:-1], out=begins[1:])
+    return fold(buckets, begins.nonzero()[0], width)

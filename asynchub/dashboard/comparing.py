@@ -1,29 +1,34 @@
-"""Runs beside one another: what they were told to do differently, how far each came, and what groups of them have in
-common.
+"""Runs beside one another: what they were told to do differently, and how far each came.
 
-Groups: all runs have the same grid, so buckets of one width are put together as they are; where one run has wider ones
-    than another, the others' are made as wide. In a group each run counts the same, however many values it has.
 Figures: the newest and the best value are exact; a slope is that of the means of buckets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from asynchub.columns import Array
-from asynchub.dashboard.buckets import Buckets, joined, reduce
-from asynchub.dashboard.curves import Curve, sparkline
+from asynchub.dashboard.buckets import Buckets
+from asynchub.dashboard.curves import sparkline
+from asynchub.dashboard.fitting import Strokes, fit
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import RunRow
 from asynchub.errors import AsyncHubError
 from asynchub.subscribers.display import format_quantity
 
-__all__ = ("Differences", "Figures", "Group", "differences", "figures", "group_curve", "grouped", "ranked")
+__all__ = (
+    "MISSING",
+    "ORDERS",
+    "Differences",
+    "Figures",
+    "differences",
+    "figures",
+    "ranked",
+)
 
 SPARK = 60
 """Buckets of a sparkline at least, if there are as many."""
@@ -32,7 +37,9 @@ RECENT = 4
 LEAST = 4
 """Buckets of which a slope is, at least, if there are as many."""
 MISSING = "not said"
+"""Stands where a run said nothing of an info."""
 Order = Literal["last", "best", "slope", "name", "newest"]
+ORDERS: tuple[Order, ...] = ("last", "best", "slope", "name", "newest")
 
 
 # --- what runs were told
@@ -71,105 +78,6 @@ def differences(rows: Sequence[RunRow]) -> Differences:
     return Differences(tuple(differing), cells, same, text)
 
 
-def grouped(rows: Iterable[RunRow], name: str) -> dict[str, list[RunRow]]:
-    """Return runs by what they said of an info, numbers in their order; those that said nothing at the end."""
-    found: dict[str, list[RunRow]] = {}
-    for row in rows:
-        found.setdefault(row.config.get(name, MISSING), []).append(row)
-    return dict(sorted(found.items(), key=lambda item: (item[0] == MISSING, *_numbers_first(item[0]))))
-
-
-def _numbers_first(text: str) -> tuple[bool, float, str]:
-    try:
-        return False, float(text.replace(",", "")), text
-    except ValueError:
-        return True, 0.0, text
-
-
-# --- groups
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What runs of a group have in common.
-
-    Attributes:
-        name: of the group.
-        curve: the means of their means, and the extremes of their values, as a curve, to be drawn like any other.
-        low: the smallest mean that one of the runs has in each bucket; NaN where none has one.
-        high: the largest one.
-        runs: how many runs have a mean in each bucket.
-        size: how many runs there are.
-        note: where not all runs have values, in words; "" if all have, everywhere.
-    """
-
-    name: str
-    curve: Curve
-    low: Array
-    high: Array
-    runs: Array
-    size: int
-    note: str
-
-
-def group_curve(name: str, curves: Sequence[Curve]) -> Group:
-    """Return what curves of one key of several runs have in common.
-
-    Args:
-        name: of the group.
-        curves: at least one, on the axis of steps, asked for with the same arguments.
-    """
-    width = max(curve.width for curve in curves)
-    parts = [reduce(curve.buckets, width // curve.width) for curve in curves]
-    parts = [part._replace(first=part.steps) for part in parts]
-    whole = joined(parts, width)
-    order = np.argsort(whole.first, kind="stable")
-    whole = whole.take(order)
-    means = whole.means
-    starts = np.flatnonzero(np.append(True, whole.first[1:] != whole.first[:-1])) if whole.size else np.empty(0, int)
-    if not len(starts):
-        empty = np.empty(0)
-        return Group(name, curves[0], empty, empty, np.empty(0, int), len(curves), "no run has a value there")
-    number = np.add.reduceat(np.isfinite(means).astype(np.int64), starts)
-    buckets = Buckets(
-        width,
-        whole.first[starts],
-        np.fmin.reduceat(whole.min, starts),
-        np.fmax.reduceat(whole.max, starts),
-        np.add.reduceat(np.where(np.isfinite(means), means, 0.0), starts),
-        number.astype(np.float64),
-        np.add.reduceat(whole.points, starts),
-        np.add.reduceat(whole.nan, starts),
-        np.add.reduceat(whole.plus_inf, starts),
-        np.add.reduceat(whole.minus_inf, starts),
-        np.minimum.reduceat(whole.first_seq, starts),
-        np.maximum.reduceat(whole.last_seq, starts),
-        np.fmin.reduceat(whole.times, starts),
-    )
-    first = curves[0]
-    curve = replace(
-        first,
-        start=min(one.start for one in curves),
-        stop=max(one.stop for one in curves),
-        width=width,
-        single=False,
-        buckets=buckets,
-        x=buckets.steps,
-        monotone=True,
-        note=next((one.note for one in curves if one.note), ""),
-        smooth=None,
-        window=0,
-        seq=max(one.seq for one in curves),
-    )
-    low, high = np.fmin.reduceat(means, starts), np.fmax.reduceat(means, starts)
-    few = np.flatnonzero(number < len(curves))
-    note = ""
-    if len(few):
-        step = int(buckets.first[few[0]])
-        note = f"from step {step:,} on, some buckets have values of fewer than all {len(curves)} runs"
-    return Group(name, curve, low, high, number, len(curves), note)
-
-
 # --- how far each came
 
 
@@ -183,8 +91,11 @@ class Figures:
         last: the newest value; None if there is none.
         best: the best one that is finite; None if there is none, or nobody has said what is better.
         slope: change per step, lately; None if there is too little to tell by.
-        texts: newest, best and change in words.
+        texts: newest, best, and change per 1,000 steps, in words.
         spark: of a sparkline, the smallest, the largest value and the mean of each bucket; NaN for none.
+        places: where each of these begins among the steps of the run, from 0 to 1.
+        low: at the lower edge of the sparkline; what reaches beyond an edge is to be marked there.
+        high: at its upper edge.
         not_finite: how many values are NaN or infinite.
         problem: why there are none; "" if there are.
     """
@@ -196,6 +107,9 @@ class Figures:
     slope: float | None = None
     texts: tuple[str, str, str] = ("-", "-", "-")
     spark: tuple[tuple[float, float, float], ...] = ()
+    places: tuple[float, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
     not_finite: int = 0
     problem: str = ""
 
@@ -226,14 +140,30 @@ def _figures(run: Pyramid, key: str, mode: str) -> Figures:
     if mode:
         extreme = np.fmin.reduce(line.min) if mode == "min" else np.fmax.reduce(line.max)
         best = float(extreme) if np.isfinite(extreme) else None
-    slope, change = _slope(line, (run.extent(key) or (0, 0))[1])
+    begin, end = run.extent(key) or (0, 0)
+    slope = _slope(line, end)
     texts = (
         "-" if last is None else format_quantity(key, last),
         "-" if best is None else format_quantity(key, best),
-        "-" if slope is None else f"{'+' if change >= 0 else ''}{format_quantity(key, change)}",
+        "-" if slope is None else f"{'+' if slope >= 0 else ''}{format_quantity(key, slope * 1000)}",
     )
     spark = tuple(zip(line.min.tolist(), line.max.tolist(), line.means.tolist(), strict=True))
-    return Figures(key, int(line.points.sum()), last, best, slope, texts, spark, int(line.not_finite.sum()))
+    places = np.clip((line.steps - begin) / max(end - begin, 1), 0.0, 1.0)
+    some = ~np.isnan(line.min)
+    low, high = fit([Strokes(line.min[some], line.max[some], line.points[some], line.last_seq[some])])
+    return Figures(
+        key=key,
+        count=int(line.points.sum()),
+        last=last,
+        best=best,
+        slope=slope,
+        texts=texts,
+        spark=spark,
+        places=tuple(places.tolist()),
+        low=low,
+        high=high,
+        not_finite=int(line.not_finite.sum()),
+    )
 
 
 def _drawn(value: Buckets) -> float:
@@ -245,8 +175,8 @@ def _drawn(value: Buckets) -> float:
     return float(value.min[0])
 
 
-def _slope(line: Buckets, end: int) -> tuple[float | None, float]:
-    """Return the slope of the newest part of a line, by least squares, and the change that it makes there.
+def _slope(line: Buckets, end: int) -> float | None:
+    """Return the slope of the newest part of a line, by least squares; None if there is too little to tell by.
 
     Args:
         line: it, in order.
@@ -259,11 +189,11 @@ def _slope(line: Buckets, end: int) -> tuple[float | None, float]:
     finite = np.isfinite(means)
     steps, means = steps[finite], means[finite]
     if len(steps) < 2 or steps[0] == steps[-1]:
-        return None, 0.0
+        return None
     away = steps - steps.mean()
     with np.errstate(all="ignore"):
         slope = float((away @ (means - means.mean())) / (away @ away))
-    return (slope, slope * float(steps[-1] - steps[0])) if math.isfinite(slope) else (None, 0.0)
+    return slope if math.isfinite(slope) else None
 
 
 def ranked(

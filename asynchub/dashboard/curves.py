@@ -48,6 +48,7 @@ class Curve:
         window: over how many steps that is; of an exponential mean, its half-life.
         seq: the event up to which the run was read.
         smoothing: which mean it is.
+        runs: how many runs it stands for: more than one if it is that of a group.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Curve:
     window: int
     seq: int
     smoothing: Smoothing = "mean"
+    runs: int = 1
 
     @property
     def points(self) -> int:
@@ -176,7 +178,7 @@ def _curve(
     window: int,
     smoothing: Smoothing,
 ) -> Curve:
-    x, note = _x(run, found, single, axis)
+    x, monotone, note = _x(run, found, single, axis)
     return Curve(
         key=plan.key,
         start=plan.start,
@@ -186,7 +188,7 @@ def _curve(
         buckets=found,
         axis=axis,
         x=x,
-        monotone=not bool((x[1:] < x[:-1]).any()),
+        monotone=monotone,
         note=note,
         smooth=smooth,
         window=window,
@@ -197,10 +199,12 @@ def _curve(
 
 def _kept(curve: Curve) -> int:
     """Return how many bytes a curve has, which others may be shown, too, and nobody may change."""
-    columns = [*curve.buckets.columns, curve.x, *([] if curve.smooth is None else [curve.smooth])]
-    for column in columns:
-        column.setflags(write=False)
-    return sum(column.nbytes for column in columns)
+    columns = {id(one): one for one in (*curve.buckets.columns, curve.x, curve.smooth) if one is not None}
+    size = 0
+    for column in columns.values():
+        column.flags.writeable = False
+        size += column.nbytes
+    return size
 
 
 def sparkline(run: Pyramid, key: str, buckets: int = 60) -> Buckets:
@@ -255,24 +259,28 @@ def _of_values(plan: _Plan, values: Buckets | None) -> tuple[Buckets, bool]:
 
 def _between(rows: Buckets, start: int, stop: int, width: int) -> Buckets:
     """Return those in the cells of a grid from that of ``start`` to that of ``stop``."""
+    if not rows.size or (int(rows.first.min()) >= start & -width and int(rows.first.max()) <= stop | (width - 1)):
+        return rows
     cells = rows.first & -width
-    inside = (cells >= (start & -width)) & (cells <= stop)
-    return rows if bool(inside.all()) else rows.take(inside)
+    return rows.take((cells >= (start & -width)) & (cells <= stop))
 
 
-def _x(run: Pyramid, rows: Buckets, single: bool, axis: Axis) -> tuple[Array, str]:
-    """Return where rows begin on an axis, and what is to be said of it."""
+def _x(run: Pyramid, rows: Buckets, single: bool, axis: Axis) -> tuple[Array, bool, str]:
+    """Return where rows begin on an axis, whether that never goes back, and what is to be said of it."""
     if axis == "step":
         x = rows.first if single else rows.steps
+        monotone = not bool((x[1:] < x[:-1]).any())
         if rows.size == 1 and rows.width == 1 and rows.points[0] > 1:
-            return x, f"all {rows.points[0]} values are of step {x[0]}: hub.step says which one it is"
-        return x, "steps go back: values came late, or a run was resumed" if bool((x[1:] < x[:-1]).any()) else ""
+            return x, monotone, f"all {rows.points[0]} values are of step {x[0]}: hub.step says which one it is"
+        return x, monotone, "" if monotone else "steps go back: values came late, or a run was resumed"
     if axis == "epoch":
         epochs = run.epochs
         if not epochs:
-            return np.full(rows.size, np.nan), "no epoch was recorded: it is the runtime info 'epoch'"
+            return np.full(rows.size, np.nan), True, "no epoch was recorded: it is the runtime info 'epoch'"
         seqs, values = (np.array(column) for column in zip(*epochs, strict=True))
         which = np.searchsorted(seqs, rows.first_seq, side="right") - 1
-        return np.where(which < 0, np.nan, values[which]), ""
+        x = np.where(which < 0, np.nan, values[which])
+        return x, not bool((x[1:] < x[:-1]).any()), ""
     x = rows.times - (run.began if axis == "relative" else 0.0)
-    return x, "the clock goes back" if bool((x[1:] < x[:-1]).any()) else ""
+    monotone = not bool((x[1:] < x[:-1]).any())
+    return x, monotone, "" if monotone else "the clock goes back"

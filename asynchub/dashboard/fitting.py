@@ -73,7 +73,11 @@ def fit(curves: Sequence[Strokes], *, all_of_it: bool = False) -> tuple[float, f
         return 0.0, 1.0
     low, high = _hull(curves)
     if not all_of_it:
-        grown = _hull([_grown(curves, *_hull([_inner(curves)])), *_newest(curves)])
+        newest = _newest(curves)
+        inside = _hull(newest)
+        if high - low <= WORTH * (inside[1] - inside[0]):  # so it is of what is fitted, which has these: soon told
+            return _with_margin(low, high)
+        grown = _hull([_grown(curves, *_hull([_inner(curves)])), *newest])
         if high - low > WORTH * max(grown[1] - grown[0], _narrowest(*grown)):
             low, high = grown
     return _with_margin(low, high)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from asynchub.dashboard.buckets import Buckets, joined
-from asynchub.dashboard.growing import LEVELS, Owned, together, width_of
+from asynchub.dashboard.growing import FACTOR, LEVELS, Owned, together, width_of
 from asynchub.dashboard.points import numbered
 from asynchub.dashboard.pyramid_file import NONE
 from asynchub.dashboard.remembering import Memo
@@ -34,6 +34,8 @@ from asynchub.history import NO_STEP
 
 __all__ = ("Pyramid",)
 
+SPARE = 2**24
+"""Bytes of the array that ``_keep_freed`` makes."""
 MOST_EVENTS = 8_000_000
 """Events, at most, that the journal is read for at once to show single values."""
 
@@ -51,6 +53,7 @@ class Pyramid:
     """
 
     def __init__(self, folder: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
+        _keep_freed()
         self.folder = Path(folder)
         self._lock = threading.RLock()
         self._reader = RunReader(self.folder, None if cache is None else Path(cache))
@@ -169,9 +172,11 @@ class Pyramid:
             owner = self._reader.growth.known(key)
             if owner is None:
                 return None
-            state, fresh = self._reader.growth.state, self._reader.fresh().of(owner).first
-            low = min(int(state.lows[owner]), int(fresh.min(initial=NONE)))
-            high = max(int(state.highs[owner]), int(fresh.max(initial=-NONE)))
+            state, fresh = self._reader.growth.state, self._reader.fresh()
+            low, high = int(state.lows[owner]), int(state.highs[owner])
+            if fresh.rows.size:
+                steps = fresh.of(owner).first
+                low, high = min(low, int(steps.min(initial=NONE))), max(high, int(steps.max(initial=-NONE)))
             return (low, high) if low <= high else None
 
     # --- buckets
@@ -192,7 +197,8 @@ class Pyramid:
         shift = self._reader.growth.state.shift
         if shift is None:
             return 0
-        return max((level for level in range(LEVELS) if width_of(shift, level) <= width), default=-1)
+        power = width.bit_length() - 1
+        return -1 if power < shift else min((power - shift) // FACTOR, LEVELS - 1)
 
     def rows(self, key: str, level: int = 0, low: int = -NONE, high: int = NONE) -> Buckets:
         """Return the buckets of a key at a level, in the order of ``seq``; of a young run, single values.
@@ -215,7 +221,8 @@ class Pyramid:
                 owner = reader.growth.known(key)
                 if owner is None:
                     return Buckets.none(width_of(reader.growth.state.shift or 0, level))
-                return reader.growth.rows(owner, level, reader.fresh().of(owner), low, high)
+                fresh = reader.fresh()
+                return reader.growth.rows(owner, level, fresh.of(owner) if fresh.rows.size else fresh.rows, low, high)
 
             return reader.answered(ask)
 
@@ -303,6 +310,15 @@ class Pyramid:
         before[np.searchsorted(rows.first_seq, missing.rows.first_seq, side="right") - 1] += missing.before
         which = np.searchsorted(rows.first_seq, found.first_seq, side="right") - 1
         return numbered(Owned(which, found), before).rows
+
+
+def _keep_freed() -> None:
+    """Make and drop a large array, after which the C library of Linux keeps twice as much of what is freed.
+
+    Before, it gives the operating system back all that is free beyond 128 KiB each time, and gets it again page by
+    page: that was half of the time in which a journal is read.
+    """
+    np.empty(SPARE, np.uint8)
 
 
 def _intervals(parts: Iterable[Buckets]) -> list[tuple[int, int]]:

@@ -29,6 +29,7 @@ from asynchub.dashboard.buckets import Buckets, joined
 from asynchub.dashboard.growing import LEVELS, Owned, width_of
 from asynchub.dashboard.packing import pack, unpack
 from asynchub.dashboard.points import Place
+from asynchub.dashboard.pyramid_blocks import Block, Blocks, Table
 from asynchub.errors import CorruptStateError, StateError
 from asynchub.statefile import replace_file, write_all
 
@@ -43,18 +44,6 @@ START = HEAD.size + CHECKSUM.size
 SYNC = b"AHY1"
 FRAME = struct.Struct("<4sIIQ")
 """Sync, checksum of what follows and of the directory, bytes of the directory, bytes of the body."""
-BLOCKS = np.dtype(
-    {
-        "names": ["id", "start", "rows", "size", "offset", "low", "high", "crc"],
-        "formats": ["<u8", "<u8", "<u4", "<u4", "<u8", "<i8", "<i8", "<u4"],
-        "offsets": [0, 8, 16, 20, 24, 32, 40, 48],
-        "itemsize": 56,
-    }
-)
-"""Of each block: key and level, how many buckets stay of those before, how many it has, its bytes, where they begin
-in the body, the smallest and the largest step at which a bucket has its first value, and their checksum."""
-BLOCK_ROWS = 2048
-"""Buckets that a block may have."""
 NONE = 2**63 - 1
 """Stands for the smallest step of no value."""
 LONGEST = 2**31
@@ -122,7 +111,7 @@ class PyramidFile:
         self._run_id = run_id
         self._seed = 0
         self._file: int | None = None
-        self._tables: list[tuple[int, Array]] = []  # where the body of a frame begins, and its blocks
+        self._tables: list[Table] = []
         self.load()
 
     @property
@@ -143,7 +132,7 @@ class PyramidFile:
             end = os.fstat(self._file).st_size
             self.size = place
             for directory, body, after in self._frames(place, end):
-                self._tables.append((body, np.frombuffer(directory["blocks"], BLOCKS)))
+                self._tables.append(Table.of(body, directory["blocks"]))
                 _read_into(state, directory)
                 self.state, self.size = state, after
         except (StateError, KeyError, TypeError, ValueError, struct.error, OSError):  # damaged where no checksum is
@@ -195,12 +184,14 @@ class PyramidFile:
 
     def count(self, owner: int, level: int) -> int:
         """Return how many closed buckets it has of a key at a level."""
-        for _, table in reversed(self._tables):
-            if len(blocks := _of(table, owner, level)):
-                return int(blocks[-1]["start"] + blocks[-1]["rows"])
+        for table in reversed(self._tables):
+            if (end := table.end(owner, level)) is not None:
+                return end
         return 0
 
-    def rows(self, owner: int, level: int, most: int, low: int = -NONE, high: int = NONE) -> Buckets:
+    def rows(
+        self, owner: int, level: int, most: int, low: int = -NONE, high: int = NONE, after: Buckets | None = None
+    ) -> Buckets:
         """Return those of the first ``most`` closed buckets that it has of a key at a level which are near some steps.
 
         Args:
@@ -209,6 +200,7 @@ class PyramidFile:
             most: how many there are for this.
             low: blocks whose first values have all smaller steps may be left out.
             high: and those whose first values have all larger ones.
+            after: buckets to be put behind them.
 
         Raises:
             CorruptStateError: they are damaged.
@@ -217,23 +209,28 @@ class PyramidFile:
         width = width_of(self.state.shift or 0, level) if self.state is not None else 1
         parts: list[Buckets] = []
         left = most
-        for body, table in reversed(self._tables):  # what a later one begins with stands in place of what was there
-            blocks = _of(table, owner, level)
-            for block in blocks[::-1]:
-                start = int(block["start"])
-                if block["rows"] and start < left and block["high"] >= low and block["low"] <= high:
-                    parts.append(self._unpacked(body, block, width).take(slice(0, left - start)))
-            if len(blocks):
-                left = min(left, int(blocks[0]["start"]))
-        return joined(parts[::-1], width)
+        for table in reversed(self._tables):  # what a later one begins with stands in place of what was there
+            blocks = table.named(owner, level)
+            for block in reversed(blocks):
+                if block.rows and block.start < left and block.high >= low and block.low <= high:
+                    whole = block.rows <= left - block.start
+                    part = self._unpacked(table.body, block, width, after if whole else None)
+                    if after is not None and not whole:
+                        parts.append(after)
+                    after = None
+                    parts.append(part if whole else part.take(slice(0, left - block.start)))
+            if blocks:
+                left = min(left, blocks[0].start)
+        return joined([*parts[::-1], *([] if after is None else [after])], width)
 
-    def _unpacked(self, body: int, block: Any, width: int) -> Buckets:
-        data = self._at(body + int(block["offset"]), int(block["size"]))
-        if crc32(data) != int(block["crc"]):
+    def _unpacked(self, body: int, block: Block, width: int, after: Buckets | None = None) -> Buckets:
+        data = self._at(body + block.offset, block.size)
+        if crc32(data) != block.crc:
             raise CorruptStateError(f"{self.path}: buckets are damaged")
-        part = unpack(data, width)
-        if part.size != int(block["rows"]):
-            raise CorruptStateError(f"{self.path}: there are {part.size} buckets where {block['rows']} should be")
+        part = unpack(data, width, after)
+        size = part.size - (0 if after is None else after.size)
+        if size != block.rows:
+            raise CorruptStateError(f"{self.path}: there are {size} buckets where {block.rows} should be")
         return part
 
     # --- writing
@@ -266,7 +263,7 @@ class PyramidFile:
 
     def _packed(self, closed: Sequence[Owned], kept: Mapping[tuple[int, int], int]) -> tuple[Array, bytes]:
         """Return the table of blocks, in the order of their ids, and the blocks."""
-        blocks = _Blocks()
+        blocks = Blocks()
         left = dict(kept)
         for level, rows in enumerate(closed):
             owners, starts = np.unique(rows.owners, return_index=True)
@@ -280,7 +277,7 @@ class PyramidFile:
 
     def is_scattered(self, ended: bool) -> bool:
         """Tell whether what it has should be one frame; ``ended`` if nothing more is likely to come."""
-        sizes = [int(blocks["rows"].sum()) for _, blocks in self._tables]
+        sizes = [int(table.blocks["rows"].sum()) for table in self._tables]
         often = len(sizes) > 1 if ended else len(sizes) > MOST_FRAMES and 2 * sizes[0] <= sum(sizes)
         return often and self.size < MOST_COMPACTED
 
@@ -293,7 +290,7 @@ class PyramidFile:
         """
         state = self.state
         if state is not None:
-            blocks = _Blocks()
+            blocks = Blocks()
             for owner in range(len(state.keys)):
                 for level in range(LEVELS):
                     if count := self.count(owner, level):
@@ -321,41 +318,6 @@ class PyramidFile:
             return not self.is_there() or os.stat(self.path).st_size != self.size
         except FileNotFoundError:
             return False
-
-
-class _Blocks:
-    """Packed buckets, one after the other, and where each are."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self._rows: list[tuple[int, ...]] = []
-        self._offset = 0
-
-    def add(self, owner: int, level: int, begins: int, rows: Buckets) -> None:
-        """Add those of a key and level; ``begins`` is how many stay that were there before."""
-        for start in range(0, max(rows.size, 1), BLOCK_ROWS):
-            some = rows.take(slice(start, start + BLOCK_ROWS))
-            data = pack(some) if some.size else b""
-            steps = (int(some.first.min(initial=NONE)), int(some.first.max(initial=-NONE)))
-            place = (len(data), self._offset, *steps, crc32(data))
-            self._rows.append((_id(owner, level), begins + start, some.size, *place))
-            self.parts.append(data)
-            self._offset += len(data)
-
-    def table(self) -> Array:
-        """Return what says where they are, in the order of their ids."""
-        return np.array(sorted(self._rows), BLOCKS)
-
-
-def _id(owner: int, level: int) -> int:
-    return owner * 16 + level
-
-
-def _of(table: Array, owner: int, level: int) -> Array:
-    """Return the blocks of a key and level."""
-    wanted = _id(owner, level)
-    start, stop = np.searchsorted(table["id"], [wanted, wanted + 1]).tolist()
-    return table[start:stop]
 
 
 def _frame(state: RunState, known: int, seed: int, blocks: Array, body: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 Bounded: what a run has is worked out again only when it has more; whoever asks gets what is known after some seconds,
     and asks again for the rest. Of more runs than can be open, those beyond have no figures, and say so.
+Fair: runs of which nothing is known come first, then those whose figures are oldest.
 Threads: one at a time.
 """
 
@@ -10,16 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from asynchub.dashboard.comparing import Figures, Order, figures, ranked
-from asynchub.dashboard.gallery import MOST_OPEN, Gallery
+from asynchub.dashboard.gallery import MOST_OPEN
+from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import RunRow
 
-__all__ = ("Table", "Tabled")
+__all__ = ("Curved", "Table", "Tabled")
 
+Mode = Literal["min", "max", ""]
+_Name = tuple[str, str, Mode]
 MOST_KEPT = 20_000
 """Figures that are kept."""
+AT_ONCE = 0.1
+"""Seconds, about, that one run is given at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +43,43 @@ class Tabled:
     more: bool
 
 
-class Table:
-    """Figures of the runs of a gallery.
+class Curved(Protocol):
+    """Runs whose curves can be asked for; see ``asynchub.dashboard.gallery.Gallery``."""
 
-    Args:
-        gallery: whose.
+    def pyramid(self, row_id: str) -> Pyramid:
+        """Return the curves of a run.
+
+        Raises:
+            LookupError: there is no such run.
+        """
+
+
+class _Known(NamedTuple):
+    """What is known of a scalar of a run.
+
+    Attributes:
+        version: of what it was worked out.
+        figures: it.
+        when: by the monotonic clock, this was looked at last.
+        behind: whether there is more of the run to take.
     """
 
-    def __init__(self, gallery: Gallery) -> None:
-        self._gallery = gallery
-        self._known: dict[tuple[str, str, str], tuple[int, int, Figures]] = {}
+    version: tuple[int, int]
+    figures: Figures
+    when: float
+    behind: bool
+
+
+class Table:
+    """Figures of runs.
+
+    Args:
+        runs: whose.
+    """
+
+    def __init__(self, runs: Curved) -> None:
+        self._runs = runs
+        self._known: dict[_Name, _Known] = {}
 
     def rows(
         self,
@@ -54,7 +87,7 @@ class Table:
         key: str,
         *,
         by: Order = "name",
-        mode: Literal["min", "max", ""] = "",
+        mode: Mode = "",
         seconds: float = 1.0,
     ) -> Tabled:
         """Return runs in an order, with figures.
@@ -67,26 +100,16 @@ class Table:
             seconds: how long to go on at most, about.
         """
         deadline = time.monotonic() + seconds
-        found: dict[str, Figures] = {}
-        more = False
-        for row in rows[:MOST_OPEN]:
-            name = row.id, key, mode
-            try:
-                run = self._gallery.pyramid(row.id)
-            except LookupError:  # deleted at this moment
-                continue
+        open_ones = [row.id for row in rows[:MOST_OPEN]]
+        names = {run: (run, key, mode) for run in open_ones}
+        for run in sorted(open_ones, key=lambda run: self._when(names[run])):
             left = deadline - time.monotonic()
-            known = self._known.get(name)
-            if left > 0:
-                behind = run.update(min(left, 0.1))
-                now = run.seq, len(run.rewinds)
-                if known is None or known[:2] != now:
-                    known = self._known[name] = (*now, figures(run, key, mode))
-                more = more or behind
-            elif known is None:
-                more = True
-            if known is not None:
-                found[row.id] = known[2]
+            if left <= 0:
+                break
+            self._look(names[run], min(left, AT_ONCE))
+        known = {run: self._known[name] for run, name in names.items() if name in self._known}
+        found = {run: one.figures for run, one in known.items()}
+        more = len(known) < len(names) or any(one.behind for one in known.values())
         while len(self._known) > MOST_KEPT:
             del self._known[next(iter(self._known))]
         missing = Figures(key, problem=f"only {MOST_OPEN} runs have figures at a time: filter the list")
@@ -96,3 +119,23 @@ class Table:
         return Tabled(
             tuple(order), tuple(found.get(row.id, missing if row.id in beyond else waiting) for row in order), more
         )
+
+    def _when(self, name: _Name) -> float:
+        known = self._known.get(name)
+        return float("-inf") if known is None else known.when
+
+    def _look(self, name: _Name, seconds: float) -> None:
+        """Take what has come of a run, and work out its figures if that is new."""
+        row_id, key, mode = name
+        try:
+            run = self._runs.pyramid(row_id)
+        except LookupError as error:  # deleted at this moment
+            gone = Figures(key, problem=str(error.args[0]))
+            self._known[name] = _Known((0, 0), gone, time.monotonic(), False)
+            return
+        behind = run.update(seconds)
+        version = run.seq, len(run.rewinds)
+        known = self._known.pop(name, None)
+        fresh = known is not None and known.version == version
+        found = known.figures if known is not None and fresh else figures(run, key, mode)
+        self._known[name] = _Known(version, found, time.monotonic(), behind)

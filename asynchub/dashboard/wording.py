@@ -125,7 +125,7 @@ def _offset(curves: Sequence[Curve]) -> str:
     seqs = sorted({curve.seq for curve in shown})
     if len(seqs) == 1:
         return f"up to event {seqs[0]:,}"
-    return f"up to events {seqs[0]:,} to {seqs[-1]:,} of {len(shown)} runs"
+    return f"up to events {seqs[0]:,} to {seqs[-1]:,} of {sum(curve.runs for curve in shown)} runs"
 
 
 def _many(count: int, what: str) -> str:
@@ -141,7 +141,8 @@ def in_words(curves: Mapping[str, Curve], names: Mapping[str, str]) -> str:
         words = _curve_in_words(curve)
         parts.append(f"{one_line(names.get(run, run))[:60]}: {words}" if len(curves) > 1 else words)
     if len(curves) > 8:
-        parts.append(f"and {len(curves) - 8:,} runs more")
+        what = "groups" if any(curve.runs > 1 for curve in curves.values()) else "runs"
+        parts.append(f"and {len(curves) - 8:,} {what} more")
     key = one_line(next(iter(curves.values())).key)[:120]
     return f"{key}: {'; '.join(parts)}" if len(curves) > 1 else f"{key} {parts[0]}"
 

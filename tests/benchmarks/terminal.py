@@ -2,7 +2,8 @@
 
 Prints, at 160 x 46 with 6 charts of 3 runs, drawn five times a second: processor time by the time that passed while
 each run publishes 6 scalars at 200 steps a second, and while nothing comes; bytes written to the terminal in a second;
-milliseconds from a key to the first byte that answers it, median, 99th percentile and worst; and memory at the end.
+milliseconds from a key to the first byte that answers it, median, 99th percentile and worst, at rest and while rules
+are tried (what if); and memory before that, and at the end.
 Not shown: the terminal's own work to show it, and runs that are read for the first time.
 """
 
@@ -14,17 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks.common import figures, header, quick, table
 from tests.dashboard.runs import Writer, columns_of
-from tests.dashboard.terminal.terminals import ROOT, WATCH, Terminal, terminal
+from tests.dashboard.terminal.terminals import COMMAND, ROOT, Terminal, terminal
 
 KEYS = ("train/loss", "val/accuracy", "lr", "step_ms", "train/grad_norm", "memory_bytes")
 PAST, EACH, EVERY = 100_000, 20, 0.1
 """Steps that were before, steps that come at once, and seconds between."""
+RULE = b"MaxSteps:" + b",".join(b"%d" % (1_000_000 + number) for number in range(12))
+"""A grid that takes some time."""
 PRESSED = (b"j", b"k", b"+", b"h", b"l", b"g", b"L", b"x", b"x", b"x", b"x", b"y", b"y", b"L")
 
 
@@ -56,6 +60,12 @@ def used(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def resident(pid: int) -> float:
+    """Return the memory of a process, in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if "VmRSS" in line)
+
+
 def watched(shown: Terminal, seconds: float) -> list[str]:
     """Return the share of a core, and bytes a second, over some time."""
     time_before, before, size = used(shown.pid), time.monotonic(), len(shown.output)
@@ -66,10 +76,10 @@ def watched(shown: Terminal, seconds: float) -> list[str]:
     return [f"{100 * share:.1f} %", f"{(len(shown.output) - size) / passed / 1e3:.1f}"]
 
 
-def pressed(shown: Terminal, rounds: int) -> list[float]:
+def pressed(shown: Terminal, keys: Sequence[bytes]) -> list[float]:
     """Return the milliseconds from each key to the first byte that follows."""
     took = []
-    for key in PRESSED * rounds:
+    for key in keys:
         while shown.read(0.1):
             pass
         began = time.perf_counter()
@@ -90,25 +100,40 @@ def main(rough: bool) -> None:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as writing:
             assert writing.stdout is not None
             writing.stdout.readline()
-            with terminal(WATCH, "charts", Path(name) / "cache", base) as shown:
+            with terminal(COMMAND, "watch", base, "--cache", Path(name) / "cache") as shown:
                 shown.until("counted")
                 watched(shown, 4.0)  # to warm up
                 live = watched(shown, seconds)
                 writing.wait()
                 watched(shown, 2.0)
                 still = watched(shown, seconds / 2)
-                late = pressed(shown, rounds)
-                memory = next(
-                    line for line in Path(f"/proc/{shown.pid}/status").read_text().splitlines() if "VmRSS" in line
-                )
+                late = pressed(shown, PRESSED * rounds)
+                memory = [resident(shown.pid)]
+                shown.press(b"w")
+                shown.until("Enter: try it")
+                shown.press(b"\x15")
+                shown.rest()
+                shown.press(RULE + b"\r")
+                shown.until("to go")
+                shown.press(b"\x1b")
+                amid = pressed(shown, PRESSED)
+                shown.press(b"w")
+                is_amid = " to go" in shown.text(len(shown.output) - len(shown.read(1.0)))
+                memory.append(resident(shown.pid))
+                shown.press(b"\x1b")
+                shown.rest()
                 shown.press(b"q")
                 shown.end()
     table(
         "a view of 6 charts x 3 runs", ["of a core", "kB/s"], {"while runs go on": live, "while nothing comes": still}
     )
-    row = [f"{one:.0f}" for one in (*figures(late), max(late))]
-    table("from a key to the first byte", ["ms, median", "p99", "worst"], {f"{len(late)} keys": row})
-    print(f"\nmemory at the end: {int(memory.split()[1]) / 1e3:.0f} MB")
+    rows = {"at rest": late, "while rules are tried" if is_amid else "while rules were tried, in part": amid}
+    table(
+        "from a key to the first byte",
+        ["keys", "ms, median", "p99", "worst"],
+        {name: [f"{len(one)}", *(f"{part:.0f}" for part in (*figures(one), max(one)))] for name, one in rows.items()},
+    )
+    print(f"\nmemory: {memory[0]:.0f} MB, and {memory[1]:.0f} MB once rules were tried")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asynchub.dashboard import growth, pyramid_file, run_reader
+from asynchub.dashboard import growth, pyramid_blocks, run_reader
 
 
 @pytest.fixture
@@ -13,4 +13,4 @@ def _grown_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "YOUNG", 100)
     monkeypatch.setattr(run_reader, "SAVED_EACH", 20)
     monkeypatch.setattr(run_reader, "WORTH_SAVING", 1)
-    monkeypatch.setattr(pyramid_file, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(pyramid_blocks, "BLOCK_ROWS", 7)

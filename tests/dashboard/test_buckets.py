@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynchub.dashboard.buckets import Buckets, fold, joined, of_values, reduce
-from asynchub.dashboard.growing import LEVELS, Owned, grown, tail, together, width_of
+from asynchub.dashboard.growing import LEVELS, Owned, Pile, grown, tail, together, width_of
 from asynchub.dashboard.packing import pack, unpack
 from asynchub.errors import CorruptStateError
 from tests.dashboard.runs import Point, brute_force, check_same
@@ -106,6 +106,35 @@ def test_what_a_run_has_most_of_is_packed_small(rng: np.random.Generator) -> Non
     _same_bits(unpack(pack(buckets), 64), buckets)
 
 
+@given(POINTS, POINTS, st.integers(0, 6))
+def test_buckets_that_are_put_behind_packed_ones_stand_behind_them(
+    points: list[Point], more: list[Point], shift: int
+) -> None:
+    buckets, after = (reduce(_values(some), 2**shift) for some in (points, more))
+    _same_bits(unpack(pack(buckets), buckets.width, after), joined([buckets, after], buckets.width))
+    _same_bits(unpack(pack(buckets), buckets.width, after.take(slice(0, 0))), buckets)
+
+
+@pytest.mark.parametrize("least", [1, 250, 70_000, 2**40])
+@pytest.mark.parametrize("most", [255, 65_535, 2**32 - 1])
+def test_steps_are_packed_as_distances_of_any_size(least: int, most: int) -> None:
+    steps = np.cumsum([0, least, least + most, least, least + most // 2])
+    values = of_values(steps, steps.astype(np.float64), np.ones(len(steps), np.int64), steps, steps / 7)
+    _same_bits(unpack(pack(values), 1), values)
+
+
+@given(POINTS, st.integers(1, 12), st.integers(1, 12), st.integers(0, 5))
+def test_runs_of_one_length_make_the_same_as_runs_of_any(
+    points: list[Point], length: int, first: int, more: int
+) -> None:
+    values = _values(points)
+    starts = np.unique(np.append([0], np.arange(min(first, values.size - 1), max(values.size - more, 1), length)))
+    whole = fold(values, starts, 1)
+    ends = [*starts[1:].tolist(), values.size]
+    parts = [fold(values.take(slice(start, end)), np.array([0]), 1) for start, end in zip(starts, ends, strict=True)]
+    _same_bits(whole, joined(parts, 1))
+
+
 @given(st.binary(max_size=300))
 def test_other_bytes_are_refused_or_are_buckets(data: bytes) -> None:
     try:
@@ -136,3 +165,16 @@ def test_of_nothing_comes_nothing() -> None:
     assert joined([], 2).size == 0
     one = of_values(np.array([5]), np.array([math.nan]), np.array([1]))
     assert np.isnan(fold(one, np.array([0]), 8).means).all()
+
+
+def test_many_small_parts_are_few_larger_ones_and_the_same() -> None:
+    pile, parts = Pile(1), []
+    for step in range(5000):
+        rows = of_values(np.array([step]), np.array([float(step)]), np.array([1]), np.array([step + 1]))
+        parts.append(Owned(np.array([step % 3]), rows))
+        pile.add(parts[-1])
+    assert pile.size == 5000
+    assert len(pile._parts) < 20
+    expected = together(parts, 1).by_owner()
+    assert pile.all().owners.tolist() == expected.owners.tolist()
+    assert pile.all().rows.first_seq.tolist() == expected.rows.first_seq.tolist()

@@ -15,10 +15,11 @@ import pytest
 from asynchub import Journal, MessageHub
 from asynchub.dashboard import gallery as gallery_module
 from asynchub.dashboard.colours import colour
-from asynchub.dashboard.comparing import Figures, differences, figures, group_curve, grouped, ranked
+from asynchub.dashboard.comparing import Figures, differences, figures, ranked
 from asynchub.dashboard.curves import curve
 from asynchub.dashboard.finding import run_folders
 from asynchub.dashboard.gallery import Gallery
+from asynchub.dashboard.groups import group_curve, grouped
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import RunRow
 from asynchub.dashboard.table import Table

@@ -11,7 +11,7 @@ import pytest
 from asynchub import EarlyStopping, Journal, MessageHub
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.overlay_rows import LABEL, OverlayAnswer
-from asynchub.overlaying import LARGEST, MOST_RULES, RULES, Overlay, overlay
+from asynchub.overlaying import MOST_RULES, RULES, Overlay, overlay
 from asynchub.what_if import what_if
 from tests.dashboard.runs import Point, Writer
 
@@ -119,7 +119,7 @@ def test_no_rule_that_can_be_tried_takes_a_path(tmp_path: Path) -> None:
             assert overlay({"a": run}, f"{name}:{argument}=x").error
 
 
-def test_what_is_wrong_with_one_run_is_in_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_with_one_run_is_in_its_row(tmp_path: Path) -> None:
     good = write(tmp_path)
     Writer(tmp_path / "other").points([Point("loss", 1, 1.0)])
     other, nothing = read(tmp_path / "other", tmp_path / "cache"), read(tmp_path / "none", tmp_path / "cache")
@@ -133,10 +133,6 @@ def test_what_is_wrong_with_one_run_is_in_its_row(tmp_path: Path, monkeypatch: p
     assert rows[1].error == "it has no 'val/acc'; it has loss"
     assert "holds neither a journal" in rows[2].error
     assert "damaged" in rows[3].error
-    monkeypatch.setattr("asynchub.overlaying.LARGEST", 10)
-    (row,) = overlay({"a": good}, RULE).rows
-    assert "use the command asynchub replay" in row.error
-    assert LARGEST > 10
 
 
 def test_whoever_asks_does_not_wait_and_what_was_found_is_kept(tmp_path: Path) -> None:

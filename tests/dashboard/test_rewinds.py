@@ -209,6 +209,53 @@ def test_whatever_a_run_went_back_to_the_pyramid_has_what_is_recorded(rounds: in
                 _check_rewound(late, here / "run")
 
 
+def test_what_counts_again_is_read_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asynchub.dashboard.growth.AT_ONCE", 100)
+    writer = Writer(tmp_path / "run")
+    writer.points(Point("a", step, float(step)) for step in range(2000))
+    end = writer.seq
+    writer.event(Rewound(to_seq=100))
+    writer.points([Point("a", 100, -1.0)])
+    writer.begin_segment()
+    with Pyramid(tmp_path / "run", tmp_path / "cache") as pyramid:
+        assert _followed(pyramid).count("a") == 101
+        writer.event(Rewound(to_seq=end))
+        writer.points([Point("a", 2000, 2000.0)])
+        writer.close()
+        counts = []
+        while pyramid.update(0.0):
+            counts.append(pyramid.count("a"))
+        assert len(counts) >= 19
+        assert counts == sorted(counts)
+        _check_as_recorded(pyramid, tmp_path / "run")
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_who_looks_and_leaves_while_what_counts_again_is_read_sees_what_is_recorded(
+    rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynchub.dashboard.growth.AT_ONCE", 20)
+    for seed in range(rounds):
+        rng = np.random.default_rng([seed, rounds, 1])
+        here = tmp_path / str(seed)
+        writer = Writer(here / "run")
+        for _ in range(3):
+            _write_some(writer, rng)
+            with Pyramid(here / "run", here / "cache") as hasty, Pyramid(here / "run", here / "cache") as beside:
+                for _ in range(int(rng.integers(1, 20))):
+                    hasty.update(0.0)
+                    for key in hasty.keys:
+                        assert hasty.rows(key).size <= hasty.count(key)
+                if rng.random() < 0.5:
+                    _check_as_recorded(_followed(beside), here / "run")
+        writer.close()
+        with Pyramid(here / "run", here / "cache") as hasty:
+            while hasty.update(0.0):
+                pass
+            _check_as_recorded(hasty, here / "run")
+            _check_rewound(hasty, here / "run")
+
+
 @pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
 def test_a_run_resumed_from_any_of_its_marks_is_seen_as_it_is_recorded(

@@ -5,6 +5,7 @@ Each stroke is at least a pixel high and wide, so that a lone value among a mill
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from asynchub.dashboard.picture.look import Look, room, shortened, wrapped
 from asynchub.dashboard.picture.scales import Scale, ticks_of_axis, ticks_of_values
 from asynchub.dashboard.picture.shapes import Box, Dots, Group, Polygon, Polyline, Shape, Strokes, Text
 from asynchub.dashboard.picture.sheet import Panel
+from asynchub.dashboard.picture.signs import colour_of, signs
 from asynchub.dashboard.screen import Colour, Mark
 
 __all__ = ("SMALL", "Frame", "chart", "extent")
@@ -29,8 +31,6 @@ HEAD, LABELS, LINE = 26.0, 28.0, 13.0
 LEFT, RIGHT, BELOW = 54.0, 14.0, 20.0
 FEW = 60
 """Values up to which each gets a dot."""
-MANY_MARKS = 24
-"""Decisions from which on each gets a tick in place of a line."""
 RAW = 0.42
 """Opacity of strokes."""
 
@@ -82,19 +82,21 @@ class _Chart:
     def __init__(self, panel: Panel, frame: Frame, look: Look) -> None:
         self.panel, self.frame, self.look = panel, frame, look
         drawing = panel.drawing
-        foot = wrapped(drawing.footer, FOOT, frame.width - 24, most=4, between=" · ")
+        truth = " · ".join(text for text in (drawing.footer, panel.said) if text)
+        foot = wrapped(truth, FOOT, frame.width - 24, most=4, between=" · ")
         self.left, self.right = frame.x + LEFT, frame.x + frame.width - RIGHT
         self.top = frame.y + HEAD + LABELS
         self.bottom = max(frame.y + frame.height - BELOW - 8 - LINE * len(foot), self.top + 20)
         self.across = Scale(frame.start, frame.stop, self.left, self.right)
         self.up = Scale(drawing.low, drawing.high, self.bottom, self.top, drawing.log)
         self.clip = (self.left, self.top - 1, self.right + 1, self.bottom + 1)
-        self.group = Group(label=f"{drawing.summary}. {drawing.footer}")
+        self.group = Group(label=f"{drawing.summary}. {truth}")
         self.taken: list[tuple[float, float, int]] = []
-        self.lines = [x for x, _ in self._seen_marks()]
+        self.marks = self._seen_marks()
+        self.lines = [x for x, _, _ in self.marks]
         self._card()
         self._axes()
-        self._marks()
+        self.add(*signs(self.marks, self.top, self.bottom, look))
         for run in reversed(list(panel.curves)):
             self._raw(run, panel.curves[run])
         for run in reversed(list(panel.curves)):
@@ -247,33 +249,17 @@ class _Chart:
 
     # --- decisions
 
-    def _seen_marks(self) -> list[tuple[float, Mark]]:
-        places = [(float(self.across(x)), mark) for x, mark in self.panel.marks if np.isfinite(x)]
-        return [(x, mark) for x, mark in places if self.left - 1 <= x <= self.right + 1]
-
-    def _marks(self) -> None:
-        marks = self._seen_marks()
-        for x, mark in marks:
-            colour = self._colour_of(mark)
-            at = round(x) + 0.5
-            if len(marks) <= MANY_MARKS:
-                self.add(_line([at, at], [self.top, self.bottom], colour, dash=(2.0, 3.0)))
-            else:
-                self.add(_line([at, at], [self.bottom - 8, self.bottom], colour))
-            y = self.bottom - 4
-            if mark.kind == "manual":
-                self.add(Box(at - 3.5, y - 3.5, 7, 7, colour))
-            else:
-                hollow = mark.kind == "suggested"
-                corners = ((at, y - 5), (at + 4, y), (at, y + 5), (at - 4, y))
-                self.add(Polygon(corners, self.look.card if hollow else colour, colour))
+    def _seen_marks(self) -> list[tuple[float, Mark, str]]:
+        """Return the decisions in the plot: where, what, and the colour of the run."""
+        places = [(float(self.across(x)), mark, self.colour(run)) for x, run, mark in self.panel.marks]
+        return [one for one in places if self.left - 1 <= one[0] <= self.right + 1]
 
     def _labels_of_marks(self) -> None:
-        for x, mark in reversed(self._seen_marks()):
-            self._label(x, shortened(mark.short or mark.what, SMALL, 130), self._colour_of(mark))
-
-    def _colour_of(self, mark: Mark) -> str:
-        return self.look.bad if mark.kind in ("refused", "failed") else self.look.mute
+        texts = [shortened(mark.short or mark.what, SMALL, 130) for _, mark, _ in self.marks]
+        many = Counter(texts)
+        labels = sorted(zip(texts, self.marks, strict=True), key=lambda one: (many[one[0]], -one[1][0]))
+        for text, (x, mark, _) in labels:  # what is said once gets the room first, then what is newer
+            self._label(x, text, colour_of(mark, self.look.mute, self.look))
 
     def _label(self, x: float, text: str, colour: str, gap: float = 6.0) -> None:
         """Write a label above the plot, in the first of two rows that has room; there is none where both are full."""

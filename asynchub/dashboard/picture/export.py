@@ -14,12 +14,11 @@ from pathlib import Path
 
 from asynchub.dashboard.curves import AXES, Axis
 from asynchub.dashboard.gallery import Gallery
-from asynchub.dashboard.picture.gathering import Gathered, Wanted, gather, made
+from asynchub.dashboard.picture.gathering import Wanted, gather, made
 from asynchub.dashboard.picture.layout import plot_width, scene
 from asynchub.dashboard.picture.look import DARK, LIGHT
-from asynchub.dashboard.picture.page import page
+from asynchub.dashboard.picture.page import page_of
 from asynchub.dashboard.picture.shapes import Scene
-from asynchub.dashboard.picture.sheet import Sheet
 from asynchub.dashboard.picture.svg import svg
 from asynchub.dashboard.smoothing import Smoothing
 from asynchub.dashboard.view import RunView
@@ -32,8 +31,6 @@ MOST_RUNS = 100
 """Runs in a picture at most."""
 SIZES = (200, 20_000)
 """Pixels of a picture, each way, at least and at most."""
-PAGE_BUCKETS = 2000
-"""Buckets of a curve in a page, at least: one can zoom in it."""
 
 
 def export(
@@ -106,9 +103,7 @@ def export(
         views = [gallery.run(row.id) for row in rows]
         for view in views:
             view.update()
-        buckets = 2 * plot_width(2, width) if suffix != ".html" else max(2 * plot_width(2, width), PAGE_BUCKETS)
-        found = gather(views, wanted, buckets, now)
-        data = write(found, views, wanted, _Size(width, height, dark), now)
+        data = write(views, wanted, _Size(width, height, dark), now)
     _replace(output, data)
     return output
 
@@ -117,17 +112,16 @@ class _Size:
     """How large and how dark a picture is."""
 
     def __init__(self, width: int, height: int | None, dark: bool) -> None:
-        self.width, self.height = width, height
+        self.width, self.height = float(width), None if height is None else float(height)
         self.look = DARK if dark else LIGHT
 
-    def scene(self, sheet: Sheet) -> Scene:
-        return scene(sheet, self.look, float(self.width), None if self.height is None else float(self.height))
+    def scene(self, views: Sequence[RunView], wanted: Wanted, now: float) -> Scene:
+        found = gather(views, wanted, 2 * plot_width(2, self.width), now)
+        sheet = made(found, views, wanted, plot_width(len(found.keys), self.width), now)
+        return scene(sheet, self.look, self.width, self.height)
 
-    def pixels(self, panels: int) -> int:
-        return plot_width(panels, self.width)
 
-
-Write = Callable[[Gathered, Sequence[RunView], Wanted, _Size, float], bytes]
+Write = Callable[[Sequence[RunView], Wanted, _Size, float], bytes]
 
 
 def _writer(suffix: str) -> Write:
@@ -138,22 +132,20 @@ def _writer(suffix: str) -> Write:
         return _html
     from asynchub.dashboard.picture.png import write_png
 
-    def png(found: Gathered, views: Sequence[RunView], wanted: Wanted, size: _Size, now: float) -> bytes:
+    def png(views: Sequence[RunView], wanted: Wanted, size: _Size, now: float) -> bytes:
         file = io.BytesIO()
-        write_png(size.scene(made(found, views, wanted, size.pixels(len(found.keys)), now)), file)
+        write_png(size.scene(views, wanted, now), file)
         return file.getvalue()
 
     return png
 
 
-def _svg(found: Gathered, views: Sequence[RunView], wanted: Wanted, size: _Size, now: float) -> bytes:
-    sheet = made(found, views, wanted, size.pixels(len(found.keys)), now)
-    return ('<?xml version="1.0" encoding="UTF-8"?>\n' + svg(size.scene(sheet))).encode()
+def _svg(views: Sequence[RunView], wanted: Wanted, size: _Size, now: float) -> bytes:
+    return ('<?xml version="1.0" encoding="UTF-8"?>\n' + svg(size.scene(views, wanted, now))).encode()
 
 
-def _html(found: Gathered, views: Sequence[RunView], wanted: Wanted, size: _Size, now: float) -> bytes:
-    sheet = made(found, views, wanted, size.pixels(len(found.keys)), now)
-    return page(found, sheet, svg(size.scene(sheet)), size.look, wanted, now).encode()
+def _html(views: Sequence[RunView], wanted: Wanted, size: _Size, now: float) -> bytes:
+    return page_of(views, wanted, size.look, size.width, size.height, now).encode()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 
-import numpy as np
-
 from asynchub.dashboard.curves import Axis, Curve, curves
 from asynchub.dashboard.drawing import draw
+from asynchub.dashboard.marks import MOST
+from asynchub.dashboard.picture.decisions import Placed, chosen, in_words, placed
 from asynchub.dashboard.picture.sheet import Panel, Sheet
+from asynchub.dashboard.picture.signs import KEY
 from asynchub.dashboard.screen import Line, Mark, RunRow, Screen
 from asynchub.dashboard.smoothing import Smoothing
 from asynchub.dashboard.view import RunView
@@ -29,8 +30,6 @@ FIRST = 4
 """Charts, if nobody has said which."""
 DECISIONS = 6
 """Decisions that are listed."""
-MARKS = 200
-"""Decisions, at most, that are marked on a chart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +110,7 @@ def gather(views: Sequence[RunView], wanted: Wanted, buckets: int, now: float) -
                 window=wanted.window,
                 smoothing=wanted.smoothing,
             )
-            marks[row.id] = view.marks(wanted.start, wanted.stop, most=MARKS)
+            marks[row.id] = view.marks(wanted.start, wanted.stop, most=MOST)
         except ArgumentError:
             raise
         except (AsyncHubError, OSError) as error:
@@ -152,12 +151,13 @@ def made(found: Gathered, views: Sequence[RunView], wanted: Wanted, pixels: int,
     for key in found.keys:
         shown = found.curves[key]
         drawing = draw(shown, log=wanted.log, fit_all=wanted.fit_all, pixels=pixels, names=names, time=now)
-        marks = () if one is None else tuple(_placed(found.marks.get(one.row.id, ()), views[0], wanted.axis, key))
         note = next((chart.note or chart.why for chart in one.charts if chart.key == key), "") if one else ""
-        panels.append(Panel(key, one_line(note), shown, drawing, marks))
+        panels.append(Panel(key, one_line(note), shown, drawing, *_marked(found, views, wanted.axis, key)))
     notes = [f"made {_moment(now)} by asynchub {version('asynchub')}"]
     if found.left_out:
         notes.append(f"{found.left_out:,} more scalars match and are not shown")
+    if any(panel.marks for panel in panels):
+        notes.append(KEY if one else f"{KEY}; in the colour of the run, red of what was refused or failed")
     alerts = [Line(problem, "bad") for problem in found.problems]
     if not found.keys:
         missing = f"no scalar matches {' '.join(wanted.keys)}" if wanted.keys else "there is no scalar yet"
@@ -181,7 +181,7 @@ def made(found: Gathered, views: Sequence[RunView], wanted: Wanted, pixels: int,
         runs=(one.row,),
         panels=tuple(panels),
         axis=wanted.axis,
-        decisions=one.marks[:DECISIONS],
+        decisions=tuple(("", mark) for mark in one.marks[:DECISIONS]),
         notes=tuple(notes),
         share=status.share,
     )
@@ -194,6 +194,8 @@ def _of_several(
     for row in found.rows:
         words[row.state] = words.get(row.state, 0) + 1
     state = ", ".join(f"{count:,} {word}" for word, count in words.items())
+    decided = [(row.name, mark) for row in found.rows for mark in found.screens[row.id].marks]
+    decided.sort(key=lambda one: one[1].time, reverse=True)
     return Sheet(
         title=f"{len(found.rows):,} runs",
         state=Line(state),
@@ -202,28 +204,22 @@ def _of_several(
         coloured=COLOURED,
         panels=tuple(panels),
         axis=wanted.axis,
+        decisions=tuple(decided[:DECISIONS]),
         notes=tuple(notes),
     )
 
 
-def _placed(marks: Sequence[Mark], view: RunView, axis: Axis, key: str) -> list[tuple[float, Mark]]:
-    """Return the decisions that belong on a chart, with their places on its x axis."""
-    found = []
-    epochs = view.pyramid.epochs
-    seqs = np.array([seq for seq, _ in epochs], np.int64)
-    for mark in marks:
-        if mark.key not in ("", key):
-            continue
-        if axis == "step":
-            place = float("nan") if mark.step is None else float(mark.step)
-        elif axis == "epoch":
-            which = int(np.searchsorted(seqs, mark.seq, side="right")) - 1
-            place = float(epochs[which][1]) if which >= 0 else float("nan")
-        else:
-            place = mark.time - (view.pyramid.began if axis == "relative" else 0.0)
-        if np.isfinite(place):
-            found.append((place, mark))
-    return found
+def _marked(found: Gathered, views: Sequence[RunView], axis: Axis, key: str) -> tuple[tuple[Placed, ...], str]:
+    """Return the decisions that are marked on a chart, and how many they are, in words."""
+    every = [
+        placed(found.marks.get(row.id, ()), view, row.id, axis, key)
+        for row, view in zip(found.rows, views, strict=True)
+    ]
+    coloured = {row.id: some for row, some in zip(found.rows[:COLOURED], every[:COLOURED], strict=True)}
+    marked = chosen(coloured)
+    grey = sum(map(len, every[COLOURED:]))
+    more = any(len(some) >= MOST for some in found.marks.values())
+    return marked, in_words(len(marked), sum(map(len, every)), grey, more)
 
 
 def _moment(time: float) -> str:

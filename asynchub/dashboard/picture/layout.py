@@ -188,11 +188,12 @@ class _Page:
         self.y += 12
         group.shapes.append(Text(PAD, self.y, "Decisions, the newest first", HEADING, look.mute, bold=True))
         inner = self.width - 2 * PAD
-        for mark in self.sheet.decisions:
+        for name, mark in self.sheet.decisions:
             self.y += LINE
             step = "" if mark.step is None else f"step {mark.step:,}"
             group.shapes.append(Text(PAD, self.y, step, LETTERS, look.mute))
-            text = shortened(_words(mark), LETTERS, inner - 120)
+            words = f"{shortened(name, LETTERS, 240)} · {_words(mark)}" if name else _words(mark)
+            text = shortened(words, LETTERS, inner - 120)
             colour = look.bad if mark.kind in ("failed", "refused") else look.ink
             group.shapes.append(Text(PAD + 120, self.y, text, LETTERS, colour))
         self.y += 14

@@ -104,7 +104,7 @@ def _polyline(figure: Figure, shape: Polyline, down: Affine2D) -> None:
     places: Array = np.stack([shape.x, shape.y], axis=1)[some]
     if not len(places):
         return
-    style: Any = (0, tuple(shape.dash)) if shape.dash else "-"
+    style: Any = (0, tuple(part / shape.width for part in shape.dash)) if shape.dash else "-"  # it multiplies them
     path = Path(places, codes)
     patch = _path(figure, path, down, shape.colour, shape.width, alpha=shape.opacity, linestyle=style)
     if shape.clip is not None:

@@ -21,6 +21,8 @@ __all__ = ("Scale", "Tick", "ticks_of_axis", "ticks_of_values")
 
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+SMALLEST = 1e-300
+"""Width of an axis, at least, that has ticks: parts of a smaller one are no numbers any more."""
 UNITS = ("_s", "_seconds", "_bytes")
 
 
@@ -101,7 +103,7 @@ def _labelled(places: Sequence[float], texts: Sequence[str]) -> list[Tick]:
 def _round(low: float, high: float, most: int) -> list[float]:
     """Return round numbers between two numbers, ``most`` at most."""
     wide = high - low
-    if not (isfinite(wide) and wide > 0):
+    if not (isfinite(wide) and wide > SMALLEST):
         return []
     size = 10.0 ** floor(log10(wide / most))
     each = next((size * step for step in STEPS if wide / (size * step) <= most), size * 10)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from asynchub.dashboard.curves import Axis, Curve
 from asynchub.dashboard.drawing import Drawing
+from asynchub.dashboard.picture.decisions import Placed
 from asynchub.dashboard.screen import Line, Mark, RunRow
 
 __all__ = ("Panel", "Sheet")
@@ -21,14 +22,16 @@ class Panel:
         note: to stand beside the key.
         curves: by the id of their run, the most important first.
         drawing: how these are drawn.
-        marks: decisions, each with its place on the x axis.
+        marks: decisions that are marked on it.
+        said: how many of them there are, in words; "" if all are marked.
     """
 
     key: str
     note: str
     curves: Mapping[str, Curve]
     drawing: Drawing
-    marks: tuple[tuple[float, Mark], ...] = ()
+    marks: tuple[Placed, ...] = ()
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Sheet:
         coloured: how many runs have a colour.
         panels: the charts.
         axis: what their x is.
-        decisions: the newest ones, to be listed, the newest first.
+        decisions: the newest ones, to be listed, the newest first, each with the name of its run; "" of the only one.
         notes: what else there is to say, at the end.
         share: how much of the run is done, 0 to 1; None if that is not known.
     """
@@ -57,6 +60,6 @@ class Sheet:
     coloured: int = 10
     panels: tuple[Panel, ...] = ()
     axis: Axis = "step"
-    decisions: tuple[Mark, ...] = ()
+    decisions: tuple[tuple[str, Mark], ...] = ()
     notes: tuple[str, ...] = ()
     share: float | None = None

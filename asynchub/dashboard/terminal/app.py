@@ -13,6 +13,7 @@ from asynchub.dashboard.terminal.ground import is_dark
 from asynchub.dashboard.terminal.look import Look
 from asynchub.dashboard.terminal.plain import watch_in_lines
 from asynchub.dashboard.terminal.raw import EventApp
+from asynchub.dashboard.terminal.trying import WhatIf
 from asynchub.dashboard.terminal.watching import Watch
 from asynchub.errors import ArgumentError
 
@@ -38,6 +39,7 @@ def watch(
     interval: float = 0.2,
     cache: Path | None = None,
     write: Callable[[str], object] = _print,
+    what_if: WhatIf | None = None,
 ) -> int:
     """Show runs in this terminal until somebody leaves; without a terminal, in plain lines until they end.
 
@@ -49,6 +51,7 @@ def watch(
         interval: seconds from one state to the next, above 0.
         cache: folder for what viewers keep; default as of ``Pyramid``.
         write: called with each plain line.
+        what_if: tries a rule on runs; None if that is not to be offered.
 
     Returns:
         The exit status: 0, or 130 after Ctrl-C.
@@ -71,6 +74,6 @@ def watch(
     if events:
         app = EventApp(runs[0], patterns, interval=interval, look=look)
     else:
-        app = Watch(runs, allow=allow, interval=interval, cache=cache, look=look)
+        app = Watch(runs, allow=allow, interval=interval, cache=cache, look=look, what_if=what_if)
     status = app.run()
     return status if status is not None else app.return_code or 0

@@ -18,10 +18,10 @@ try:
 except ImportError as error:
     raise ImportError("asynchub watch needs textual: python -m pip install 'asynchub[tui]'") from error
 
-__all__ = ("Answer", "Confirm", "Help")
+__all__ = ("Answer", "Confirm", "Dialog", "Help", "css_of", "text_of")
 
 CSS = """
-{name} {{ align: center middle; background: transparent; }}
+{name} {{ align: center {place}; background: transparent; }}
 {name} > Vertical {{ width: {width}; max-width: 100%; height: auto; max-height: 100%; padding: 0 1;
     border: {border} {colour}; background: {ground}; }}
 {name} Input {{ border: none; height: 1; padding: 0; background: {ground}; color: {text}; }}
@@ -29,9 +29,17 @@ CSS = """
 """
 
 
-def _css(name: str, width: int) -> str:
-    """Return the rules of a dialog; those for colours are set in ``on_mount``."""
-    return CSS.format(name=name, width=width, border="ascii", colour="ansi_yellow", ground="transparent", text="auto")
+def css_of(name: str, width: int, place: str = "middle") -> str:
+    """Return the rules of a dialog; those for colours are set in ``on_mount``.
+
+    Args:
+        name: of its class.
+        width: its columns, where there are so many.
+        place: ``"top"``, ``"middle"`` or ``"bottom"`` of the terminal.
+    """
+    return CSS.format(
+        name=name, width=width, place=place, border="ascii", colour="ansi_yellow", ground="transparent", text="auto"
+    )
 
 
 class Answer(NamedTuple):
@@ -48,8 +56,8 @@ class Answer(NamedTuple):
     reason: str
 
 
-class _Dialog(ModalScreen[Answer | None]):
-    """A frame in the middle.
+class Dialog(ModalScreen[Answer | None]):
+    """A frame over what is shown.
 
     Attributes:
         closing: the keys that close it; None for all.
@@ -86,7 +94,7 @@ class _Dialog(ModalScreen[Answer | None]):
             self.dismiss(answer)
 
 
-class Confirm(_Dialog):
+class Confirm(Dialog):
     """Ask for a reason, and a value where there is one; Enter in the last field confirms.
 
     Args:
@@ -116,19 +124,19 @@ class Confirm(_Dialog):
         """Make the fields."""
         look = self._look
         with Vertical():
-            yield Static(_text(self._question, look, "title"))
+            yield Static(text_of(self._question, look, "title"))
             for fact in self._facts:
-                yield Static(_text(fact, look, "quiet"))
+                yield Static(text_of(fact, look, "quiet"))
             if len(self._names) > 1:
-                yield Static(_text(f"Parameter ({', '.join(self._names)}):", look, "plain"))
+                yield Static(text_of(f"Parameter ({', '.join(self._names)}):", look, "plain"))
                 yield Input(value=self._names[0], id="name")
             if self._value is not None:
-                yield Static(_text("New value:", look, "plain"))
+                yield Static(text_of("New value:", look, "plain"))
                 yield Input(value=self._value, id="value")
-            yield Static(_text("Reason (is written down):", look, "plain"))
+            yield Static(text_of("Reason (is written down):", look, "plain"))
             yield Input(id="reason", max_length=500)
-            yield Static(_text("", look, "bad"), id="wrong")
-            yield Static(_text("Enter: next field, then do it    Esc: leave it", look, "quiet"))
+            yield Static(text_of("", look, "bad"), id="wrong")
+            yield Static(text_of("Enter: next field, then do it    Esc: leave it", look, "quiet"))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Confirm at Enter; in a field before the last one, go to the next."""
@@ -140,12 +148,12 @@ class Confirm(_Dialog):
         answer = Answer(name, fields.get("value", ""), fields["reason"])
         wrong = self._check(answer) if self._check is not None else ""
         if wrong:
-            self.query_one("#wrong", Static).update(_text(wrong, self._look, "bad"))
+            self.query_one("#wrong", Static).update(text_of(wrong, self._look, "bad"))
             return
         self.close(answer)
 
 
-class Help(_Dialog):
+class Help(Dialog):
     """The keys.
 
     Args:
@@ -163,23 +171,23 @@ class Help(_Dialog):
     def compose(self) -> ComposeResult:
         """Make the list."""
         look = self._look
-        text = Text()
-        for key, words in HELP:
-            text.append(f"{look.text(key):>6}  ", look.style("key"))
-            text.append(f"{look.text(words)}\n", look.style("plain"))
-        for key, _, words in STEERING:
-            if key in self._steering:
-                text.append(f"{key:>6}  ", look.style("key"))
-                text.append(f"{words}, after asking back\n", look.style("plain"))
-        text.append(look.text(clean(self._why_not)), look.style("quiet"))
-        with Vertical():
-            yield Static(_text("Keys", look, "title"))
-            yield Static(text)
+        lines = [self._line(look.text(key), words) for key, words in HELP]
+        lines += [self._line(key, f"{words}, after asking back") for key, _, words in STEERING if key in self._steering]
+        if self._why_not:
+            lines.append(text_of(self._why_not, look, "quiet"))
+        with Vertical() as box:
+            box.border_title = "Keys"
+            yield Static(Text("\n").join(lines))
+
+    def _line(self, key: str, words: str) -> Text:
+        text = Text().append(f"{key:>6}  ", self._look.style("key"))
+        return text.append(self._look.text(words), self._look.style("plain"))
 
 
-def _text(text: str, look: Look, style: str) -> Text:
+def text_of(text: str, look: Look, style: str) -> Text:
+    """Return text in a style, in letters that the terminal has."""
     return Text(look.text(clean(text)), look.style(style))
 
 
-Confirm.CSS = _css("Confirm", 72)
-Help.CSS = _css("Help", 64)
+Confirm.CSS = css_of("Confirm", 72)
+Help.CSS = css_of("Help", 64)

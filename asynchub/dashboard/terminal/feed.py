@@ -21,10 +21,12 @@ import numpy as np
 from asynchub.dashboard.curves import Curve, curves
 from asynchub.dashboard.drawing import draw
 from asynchub.dashboard.gallery import Gallery
+from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import Chart, Mark, RunRow, Screen
 from asynchub.dashboard.terminal.look import Look
 from asynchub.dashboard.terminal.paced import Paced
 from asynchub.dashboard.terminal.plot import Span, plotted
+from asynchub.dashboard.terminal.trying import Stop
 from asynchub.dashboard.terminal.viewpoint import Viewpoint
 from asynchub.dashboard.terminal.waiting import Waiting
 from asynchub.dashboard.view import RunView, matching
@@ -54,12 +56,14 @@ class Wanted:
         view: what somebody looks at.
         sizes: columns and lines of each chart, without its frame.
         look: of the terminal.
+        trial: where a rule that is tried would have stopped runs.
     """
 
     number: int
     view: Viewpoint
     sizes: tuple[tuple[int, int], ...]
     look: Look
+    trial: tuple[Stop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,16 @@ class Feed:
         """
         return self._gallery.run(row_id).run_folder
 
+    def pyramids(self, row_ids: Sequence[str]) -> dict[str, Pyramid]:
+        """Return the curves of runs, but of those that are not there any more."""
+        found = {}
+        for row_id in row_ids:
+            try:
+                found[row_id] = self._gallery.run(row_id).pyramid
+            except LookupError:  # deleted at this moment
+                continue
+        return found
+
     def _work(self) -> None:
         try:
             self._go_on()
@@ -275,7 +289,7 @@ class Feed:
         for run, one in views.items():
             there = [key for key in page if one.pyramid.extent(key) is not None]
             try:
-                for curve in curves(one.pyramid, there, start, stop, buckets, axis=view.axis, window=view.window):
+                for curve in _curves_of(one.pyramid, there, start, stop, buckets, view):
                     found[curve.key][run] = curve
             except (AsyncHubError, OSError) as error:
                 problems.append(f"{rows[run].name}: {error}")
@@ -287,8 +301,14 @@ class Feed:
             drawing = draw(parts, log=log, fit_all=view.fit_all, names={run: rows[run].name for run in parts})
             span = _span(parts, view, start, stop)
             marks = front.marks(start, stop, key, MOST_MARKS)
-            placed = [(mark, x) for mark in marks if (x := _place(mark, view, parts)) is not None]
-            own = self._cache.own.get(key)
+            own = next(iter(parts.values()), None)
+            placed = [(mark, x) for mark in marks if (x := _place(mark, view, own)) is not None]
+            trial = [
+                (mark, x, rows[run].colour)
+                for run, mark in wanted.trial
+                if run in rows and (x := _place(mark, view, parts.get(run))) is not None
+            ]
+            chart = self._cache.own.get(key)
             if reading and not drawing.points:
                 charts.append(Charted(key, number, "reading…", "", "", log, ()))
                 continue
@@ -301,10 +321,16 @@ class Feed:
                 width=size[0],
                 height=size[1],
                 look=wanted.look,
+                trial=trial,
             )
-            note = "; ".join(problems) or (own.note or own.why if own is not None else "")
+            note = "; ".join(problems) or (chart.note or chart.why if chart is not None else "")
             charts.append(Charted(key, number, note, drawing.footer, drawing.summary, log, lines))
         return tuple(charts)
+
+
+def _curves_of(run: Pyramid, keys: Sequence[str], start: int, stop: int, buckets: int, view: Viewpoint) -> list[Curve]:
+    """Return scalars of a run as they are looked at; raises what ``curves`` does."""
+    return curves(run, keys, start, stop, buckets, axis=view.axis, window=view.window, smoothing=view.smoothing)
 
 
 def _drawn_of(rows: Sequence[RunRow]) -> list[tuple[str, object]]:
@@ -338,13 +364,12 @@ def _of(curve: Curve) -> np.ndarray:
     return x[np.isfinite(x)] if np.isfinite(x).any() else np.array([math.inf])
 
 
-def _place(mark: Mark, view: Viewpoint, parts: Mapping[str, Curve]) -> float | None:
-    """Return where a decision is on the x axis; None if it has no place there."""
+def _place(mark: Mark, view: Viewpoint, curve: Curve | None) -> float | None:
+    """Return where a decision is on the x axis, given a curve of its run; None if it has no place there."""
     if view.axis == "step":
         return None if mark.step is None else float(mark.step)
     if view.axis == "time":
         return mark.time
-    curve = next(iter(parts.values()), None)
     if curve is None or mark.step is None or not curve.buckets.size:
         return None
     after = min(int(np.searchsorted(curve.buckets.first, mark.step)), curve.buckets.size - 1)

@@ -21,21 +21,19 @@ HELP = (
     ("Enter", "one chart large, and back"),
     ("h l", "move to earlier, to later steps"),
     ("+ -", "see fewer steps, more steps"),
-    ("g", "see the whole run"),
-    ("z", "undo the last move or zoom"),
+    ("g z", "see the whole run; undo the last move or zoom"),
     ("f", "follow the newest step, or stay"),
     ("x", "x axis: step, time, relative time, epoch"),
-    ("L", "y axis of this chart: linear, logarithmic"),
-    ("y", "fit the chart to all values, or to most of them"),
-    ("s", "line: means, or smoothed over 10, 100, ... steps"),
-    ("1..9", "bring a run to the front"),
-    ("p", "pin the run in front: it is always drawn"),
-    ("a", "zoom to what is wrong, one after the other"),
-    ("m", "zoom to the decisions, the newest first"),
+    ("L y", "y axis: linear, logarithmic; fit all values, or most"),
+    ("s", "line: no smoothing, mean of the last steps, EMA"),
+    ("< >", "smooth over fewer steps, more steps: 10, 100, ..."),
+    ("w", "what if: try a stopping rule on these runs"),
+    ("1..9 p", "bring a run to the front; pin it: it is always drawn"),
+    ("a m", "zoom to what is wrong, to what was decided, in turn"),
     ("d", "dark or light"),
-    ("Esc", "undo the last change of what is shown"),
-    ("q", "quit"),
+    ("Esc q", "undo the last change of what is shown; quit"),
 )
+"""With all that steers, it fits 24 lines."""
 STEERING = (
     ("S", "stop", "stop the run"),
     ("R", "rate", "set its learning rate"),
@@ -85,7 +83,6 @@ def key_line(
     """
     if note:
         return [strip_of([(" " + clean(note), look.style("chosen"))], rect.width, look)]
-    smooth = f"{view.window:,}" if view.window else "off"
     hints = [
         ("?", "help"),
         ("q", "quit"),
@@ -96,9 +93,10 @@ def key_line(
         ("hl", "move"),
         ("f", "following" if view.follow else "follow"),
         ("x", view.axis),
-        ("s", f"smooth {smooth}"),
+        ("s", view.smoothing_in_words),
         ("L", "linear" if key in view.logs else "log"),
         ("y", "fit most" if view.fit_all else "fit all"),
+        ("w", "what if"),
         ("z", "undo"),
     ]
     if view.filter:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from asynchub.dashboard.screen import Asked, Line, Mark, PipelineCard, Screen
+from asynchub.dashboard.screen import Asked, Line, Mark, PipelineCard, RunRow, Screen
 from asynchub.dashboard.terminal.feed import Charted, Shown
 from asynchub.dashboard.terminal.layout import NARROW, Rect
 from asynchub.dashboard.terminal.look import LEVEL_SIGNS, Look, Piece, clean, columns_of, cut, strip_of, wrapped
@@ -21,7 +21,16 @@ try:
 except ImportError as error:
     raise ImportError("asynchub watch needs textual: python -m pip install 'asynchub[tui]'") from error
 
-__all__ = ("alert_lines", "chart_lines", "foot_lines", "foot_size", "footer_size", "head_lines", "head_size")
+__all__ = (
+    "alert_lines",
+    "chart_lines",
+    "foot_lines",
+    "foot_size",
+    "footer_size",
+    "head_lines",
+    "head_size",
+    "sign_of",
+)
 
 DASHES = ("━━", "╍╍", "┅┅", "━╍")
 ASKED_SECONDS = 120
@@ -65,7 +74,7 @@ def _titles(shown: Shown, view: Viewpoint, width: int, look: Look, note: str) ->
         mark = f"{numbers[run]} " if several and numbers[run] < 10 else ""
         pieces.append((" ", quiet))
         pieces.append((mark, look.style("key") if mark else quiet))
-        pieces.append((DASHES[row.colour.dash % 4 if len(shown.drawn) > 1 else 0] + " ", look.run(row.colour, True)))
+        pieces.append(sign_of(row, shown, look))
         pieces.append((clean(row.name) or clean(row.folder), look.style("title" if front else "plain")))
         if run in view.pinned:
             pieces.append((" pinned", quiet))
@@ -83,6 +92,11 @@ def _titles(shown: Shown, view: Viewpoint, width: int, look: Look, note: str) ->
         left = strip_of(pieces, room, look)
         return Strip.join([left, strip_of([("  " + note, quiet)], width - room, look)])
     return strip_of(pieces, width, look)
+
+
+def sign_of(row: RunRow, shown: Shown, look: Look) -> Piece:
+    """Return how the line of a run that is drawn looks, and a blank."""
+    return DASHES[row.colour.dash % 4 if len(shown.drawn) > 1 else 0] + " ", look.run(row.colour, True)
 
 
 def _status(screen: Screen, look: Look) -> list[Piece]:
@@ -134,8 +148,8 @@ def _answers(screen: Screen, parts: tuple[int, int, int], look: Look, most: int)
         bar = [(" ", look.style("plain")), *_bar(screen.status.share, parts[0] - 4, look)]
         first.append(strip_of(bar, parts[0], look))
     first += _texts(details, parts[0], look, most)
-    second = [strip_of([(" Why it will stop", look.style("quiet"))], parts[1], look)]
-    third = [strip_of([(" What limits speed", look.style("quiet"))], parts[2], look)]
+    second = [strip_of([(f" {clean(screen.stops_head)}", look.style("quiet"))], parts[1], look)]
+    third = [strip_of([(f" {clean(screen.speed_head)}", look.style("quiet"))], parts[2], look)]
     return (
         first,
         second + _texts(screen.stops, parts[1], look, most),

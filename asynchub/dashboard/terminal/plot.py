@@ -111,6 +111,7 @@ def plotted(
     width: int,
     height: int,
     look: Look,
+    trial: Sequence[tuple[Mark, float, Colour]] = (),
 ) -> tuple[Strip, ...]:
     """Return the lines of a chart: one of marks, the curves, one of the x axis.
 
@@ -123,12 +124,14 @@ def plotted(
         width: columns of the chart.
         height: its lines, at least 3.
         look: of the terminal.
+        trial: what a rule that is tried would have decided, where, and the colour of the run.
     """
     rows = max(height - 2, 1)
     ticks, left = gutter(drawing, rows, next((curve.key for curve in curves.values()), ""))
     columns = max(width - left - 1, 1)
     painter = _Painter(rows, columns, look)
     painter.grid([tick.row(rows) for tick in ticks])
+    painter.trial(trial, span)
     painter.decisions(marks, span)
     layers, owners = [], []
     for run, curve in curves.items():
@@ -170,18 +173,33 @@ class _Painter:
             self._letters[row + 1] = ord(self._look.text("┈"))
             self._styles[row + 1] = self._style(self._look.style("grid"))
 
+    def trial(self, marks: Sequence[tuple[Mark, float, Colour]], span: Span) -> None:
+        """Draw a line down from where a rule would have decided; those at one place have that of the first run."""
+        found: dict[int, list[tuple[Mark, Style]]] = {}
+        for mark, x, colour in marks:
+            if (column := self._column_of(x, span)) >= 0:
+                found.setdefault(column, []).append((mark, self._look.run(colour, True)))
+        for column, parts in found.items():
+            mark, style = parts[0]
+            self._down(column, mark, style)
+            many = f"{len(parts)}\N{MULTIPLICATION SIGN} " if len(parts) > 1 else ""
+            self._notes.append((column, MARK_SIGNS[mark.kind], f"{many}{mark.short}", style, 0))
+
     def decisions(self, marks: Sequence[tuple[Mark, float]], span: Span) -> None:
         """Draw a line down from each decision, below the sign that comes there."""
-        quiet, plain = self._style(self._look.style("frame")), self._look.style("plain")
+        quiet, plain, bad = (self._look.style(name) for name in ("frame", "plain", "bad"))
         for mark, x in marks:
-            column = int(span.columns(np.array([x]), self._columns)[0])
-            if column >= 0:
-                self._letters[1:, column] = ord(self._look.text("┊" if mark.kind != "suggested" else "┆"))
-                self._styles[1:, column] = quiet
-                bad = mark.kind in ("refused", "failed")
-                self._notes.append(
-                    (column, MARK_SIGNS[mark.kind], mark.short, self._look.style("bad") if bad else plain, 0)
-                )
+            if (column := self._column_of(x, span)) >= 0:
+                self._down(column, mark, quiet)
+                style = bad if mark.kind in ("refused", "failed") else plain
+                self._notes.append((column, MARK_SIGNS[mark.kind], mark.short, style, 0))
+
+    def _column_of(self, x: float, span: Span) -> int:
+        return int(span.columns(np.array([x]), self._columns)[0])
+
+    def _down(self, column: int, mark: Mark, style: Style) -> None:
+        self._letters[1:, column] = ord(self._look.text("┊" if mark.kind != "suggested" else "┆"))
+        self._styles[1:, column] = self._style(style)
 
     def curves(self, layers: Sequence[Dots], colours: Sequence[Colour]) -> None:
         """Draw the curves, the first on top."""
@@ -218,7 +236,7 @@ class _Painter:
             self._beside(column, self._look.text(narrow(text)), style, row, taken)
 
     def _column(self, x: float, span: Span) -> int:
-        return int(span.columns(np.array([min(max(x, span.low), span.high)]), self._columns)[0])
+        return self._column_of(min(max(x, span.low), span.high), span)
 
     def _beside(self, column: int, text: str, style: Style, row: int, taken: set[tuple[int, int]]) -> None:
         """Write the text of a sign beside it, where that covers no other sign or text."""

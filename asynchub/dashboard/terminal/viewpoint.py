@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from asynchub.dashboard.curves import Axis
+from asynchub.dashboard.smoothing import Smoothing
 
 __all__ = ("Trail", "Viewpoint")
 
@@ -19,6 +20,8 @@ NARROWEST = 8
 """Steps that are seen at least."""
 PLACE = 50
 """Around a place, at least one part in so many of the run is seen."""
+NARROWEST_WINDOW = 10
+"""Steps to smooth over at first."""
 MOST_UNDONE = 100
 """Changes that can be undone."""
 
@@ -31,7 +34,9 @@ class Viewpoint:
         axis: what stands on the x axis.
         logs: keys whose y axis is logarithmic.
         fit_all: whether nothing is cut off.
-        window: steps to smooth over; 0 for none.
+        window: steps to smooth over, or the half-life; 0 for none.
+        smoothing: which mean it is, or would be.
+        width: what ``window`` was last, or will be first.
         start: the first step; None for the whole.
         stop: the last step; None for the whole.
         follow: whether the newest step stays at the right edge.
@@ -46,6 +51,8 @@ class Viewpoint:
     logs: frozenset[str] = frozenset()
     fit_all: bool = False
     window: int = 0
+    smoothing: Smoothing = "mean"
+    width: int = NARROWEST_WINDOW
     start: int | None = None
     stop: int | None = None
     follow: bool = True
@@ -106,10 +113,30 @@ class Viewpoint:
         axes: tuple[Axis, ...] = get_args(Axis)
         return replace(self, axis=axes[(axes.index(self.axis) + 1) % len(axes)])
 
+    def on_next_smoothing(self) -> Viewpoint:
+        """Return it with the next smoothing: none, a mean over a window, an exponential one."""
+        if not self.window:
+            return replace(self, window=self.width, smoothing="mean")
+        return replace(self, smoothing="ema") if self.smoothing == "mean" else replace(self, window=0)
+
     def smoother(self, low: int, high: int) -> Viewpoint:
         """Return it smoothed over ten times as many steps; over none, once that would be more than half of the run."""
-        window = 10 * self.window if self.window else 10
-        return replace(self, window=window if 2 * window <= max(high - low + 1, 20) else 0)
+        window = 10 * self.window if self.window else NARROWEST_WINDOW
+        window = window if 2 * window <= max(high - low + 1, 20) else 0
+        return replace(self, window=window, width=window or NARROWEST_WINDOW)
+
+    def rougher(self) -> Viewpoint:
+        """Return it smoothed over a tenth of the steps; over none, once that would be less than there are at first."""
+        window = self.window // 10 if self.window >= 10 * NARROWEST_WINDOW else 0
+        return replace(self, window=window, width=window or NARROWEST_WINDOW)
+
+    @property
+    def smoothing_in_words(self) -> str:
+        """What the line of charts is, in the words of the page."""
+        if not self.window:
+            return "no smoothing"
+        kind = "EMA, half-life" if self.smoothing == "ema" else "mean of the last"
+        return f"{kind} {self.window:,} steps"
 
     def logged(self, key: str) -> Viewpoint:
         """Return it with the y axis of a key logarithmic, or no longer so."""

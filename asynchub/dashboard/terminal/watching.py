@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from asynchub.allowing import Allowed
+from asynchub.dashboard.asking import allowed_by
 from asynchub.dashboard.terminal.board import Block, Board
 from asynchub.dashboard.terminal.dialogs import Answer, Confirm, Help
 from asynchub.dashboard.terminal.entry import Entry
@@ -24,6 +24,8 @@ from asynchub.dashboard.terminal.feed import Feed, Shown, Wanted
 from asynchub.dashboard.terminal.keys import key_line, offered
 from asynchub.dashboard.terminal.layout import Layout, laid_out
 from asynchub.dashboard.terminal.look import Look
+from asynchub.dashboard.terminal.moves import moved
+from asynchub.dashboard.terminal.news import news_of
 from asynchub.dashboard.terminal.panels import (
     alert_lines,
     chart_lines,
@@ -35,6 +37,8 @@ from asynchub.dashboard.terminal.panels import (
 )
 from asynchub.dashboard.terminal.places import Place, alerts_of, decisions_of
 from asynchub.dashboard.terminal.steering import confirmation, send
+from asynchub.dashboard.terminal.trial_dialog import TrialDialog
+from asynchub.dashboard.terminal.trying import Trying, WhatIf
 from asynchub.dashboard.terminal.viewpoint import Trail, Viewpoint
 from asynchub.errors import AsyncHubError
 
@@ -50,6 +54,7 @@ __all__ = ("Watch",)
 
 NOTE_SECONDS = 4.0
 READ_ONLY = "read only: start it with --allow stop,lr,checkpoint,pause to steer"
+NO_WHAT_IF = "no rule can be tried from here"
 NOT_OFFERED = "the run does not offer that, or it was not allowed at the start"
 MOST_CHARTS = 6
 INTERRUPTED = 130
@@ -66,6 +71,7 @@ class Watch(App[int]):
         interval: seconds from one state to the next.
         cache: folder for what viewers keep.
         look: of the terminal.
+        what_if: tries a rule on runs; None if that is not to be offered.
 
     Raises:
         ArgumentError: ``allow`` has what cannot be asked for.
@@ -95,6 +101,7 @@ class Watch(App[int]):
         interval: float = 0.2,
         cache: Path | None = None,
         look: Look | None = None,
+        what_if: WhatIf | None = None,
     ) -> None:
         super().__init__(ansi_color=True)
         self.look = Look() if look is None else look
@@ -102,7 +109,7 @@ class Watch(App[int]):
         self.trail = Trail()
         self.shown = Shown()
         self.board = Board()
-        self._allowed = Allowed("set/lr" if rule == "lr" else rule for rule in allow)
+        self._allowed = allowed_by(allow)
         self._note, self._note_number = "", 0
         self._newest: Shown | None = None
         self._pending = threading.Lock()
@@ -110,6 +117,7 @@ class Watch(App[int]):
         self._layout: Layout | None = None
         self._entry = Entry("only the charts of", "train, val/*, lr   Enter: show   Esc: leave")
         self._visited: dict[str, int] = {}
+        self._trying = Trying(what_if, self._tried) if what_if is not None else None
         self._feed = Feed(
             runs, self._arrived, lambda error: self.post_message(self.Failed(error)), interval=interval, cache=cache
         )
@@ -176,11 +184,14 @@ class Watch(App[int]):
             large=view.large,
         )
         sizes = tuple((rect.width - 2, max(rect.height - 1 - footer_size(rect), 3)) for rect in layout.charts)
-        if (view, sizes, look) != (self._wanted.view, self._wanted.sizes, self._wanted.look):
-            self._wanted = Wanted(self._wanted.number + 1, view, sizes, look)
+        trial = self._trying.stops if self._trying is not None else ()
+        wanted = Wanted(self._wanted.number, view, sizes, look, trial)
+        if wanted != self._wanted:
+            self._wanted = replace(wanted, number=wanted.number + 1)
             self._feed.want(self._wanted)
+        news = news_of(shown, view, self._trying.label if self._trying is not None else "")
         blocks: list[Block] = [
-            (layout.head, head_lines(shown, view, layout.head, look, self._news())),
+            (layout.head, head_lines(shown, view, layout.head, look, news)),
             (layout.alerts, alert_lines(shown.front, layout.alerts, look)),
         ]
         chosen = min(view.chart, max(shown.total - 1, 0))
@@ -194,21 +205,6 @@ class Watch(App[int]):
         else:
             blocks.append((layout.keys, [self._entry.line(width, look)]))
         self.board.put([(rect, lines) for rect, lines in blocks if rect.height])
-
-    def _news(self) -> str:
-        """Return what stands at the right of the first line."""
-        parts = []
-        if unseen := self.view.unseen(self.shown.last):
-            parts.append(f"{unseen:,} new steps → f")
-        shown = self.shown
-        if self.view.start is not None and shown.front is not None:
-            first, last = self.view.steps(shown.first, shown.last)
-            parts.append(f"steps {first:,} to {last:,}")
-        if shown.total > len(shown.charts) > 0:
-            parts.append(f"chart {min(self.view.chart, shown.total - 1) + 1} of {shown.total:,}")
-        if shown.reading and shown.front is not None:
-            parts.append("reading…")
-        return " · ".join(parts)
 
     def say(self, text: str) -> None:
         """Show a note for a moment, in place of the keys."""
@@ -250,23 +246,8 @@ class Watch(App[int]):
 
     def press(self, letter: str) -> bool:
         """Do what a letter stands for; return whether it stands for anything."""
-        view, low, high = self.view, self.shown.first, self.shown.last
-        changes: dict[str, Callable[[], Viewpoint]] = {
-            "j": lambda: replace(view, chart=min(view.chart + 1, max(self.shown.total - 1, 0))),
-            "k": lambda: replace(view, chart=max(view.chart - 1, 0)),
-            "\r": lambda: replace(view, large=not view.large),
-            "h": lambda: view.panned(low, high, right=False),
-            "l": lambda: view.panned(low, high, right=True),
-            "+": lambda: view.zoomed(low, high, closer=True),
-            "=": lambda: view.zoomed(low, high, closer=True),
-            "-": lambda: view.zoomed(low, high, closer=False),
-            "g": lambda: replace(view, start=None, stop=None, follow=True),
-            "f": lambda: view.followed(low, high),
-            "x": view.on_next_axis,
-            "y": lambda: replace(view, fit_all=not view.fit_all),
-            "s": lambda: view.smoother(low, high),
-            "L": lambda: view.logged(self._key()),
-        }
+        shown = self.shown
+        view = moved(letter, self.view, low=shown.first, high=shown.last, charts=shown.total, key=self._key())
         acts: dict[str, Callable[[], object]] = {
             "q": lambda: self.exit(0),
             "?": self._help,
@@ -278,9 +259,10 @@ class Watch(App[int]):
             "a": lambda: self._to_next("alert", alerts_of(self.shown.front)),
             "m": lambda: self._to_next("decision", decisions_of(self.shown.front)),
             "d": self._turn,
+            "w": self._try,
         }
-        if letter in changes:
-            self.look_at(changes[letter]())
+        if view is not None:
+            self.look_at(view)
         elif letter in acts:
             acts[letter]()
             self.draw()
@@ -336,6 +318,26 @@ class Watch(App[int]):
         front = self.shown.front
         why = READ_ONLY if not self._allowed.rules else front.steering if front is not None else ""
         self.push_screen(Help(self.look, offered(front, self._allowed), why))
+
+    # --- what if
+
+    def _try(self) -> None:
+        """Ask for a rule, and show what it would have done."""
+        trying, shown = self._trying, self.shown
+        if trying is None or not shown.drawn:
+            self.say("there is no run yet" if trying is not None else NO_WHAT_IF)
+            return
+        self.push_screen(TrialDialog(trying, shown, self.look, self._go))
+
+    def _go(self, rule: str) -> None:
+        if self._trying is not None:
+            self.run_worker(self._trying.go(rule, self._feed.pyramids(self.shown.drawn)), exit_on_error=True)
+
+    def _tried(self) -> None:
+        """Show what is known of the rule that is tried."""
+        if isinstance(self.screen, TrialDialog):
+            self.screen.show()
+        self.draw()
 
     # --- the filter
 

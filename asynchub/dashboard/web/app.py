@@ -1,8 +1,8 @@
 """The server's application: what it answers to whom, behind its guard.
 
-``GET /api/runs``, ``/api/screen``, ``/api/keys``, ``/api/marks``, ``/api/export``; ``POST /api/curves``,
-``/api/what-if``, ``/api/ticket``; the live feed ``/api/live``; and the files of the page. ``POST /api/requests`` is
-there only if something may be asked for.
+``GET /api/runs``, ``/api/table``, ``/api/differences``, ``/api/screen``, ``/api/keys``, ``/api/marks``,
+``/api/export``; ``POST /api/curves``, ``/api/what-if``, ``/api/ticket``; the live feed ``/api/live``; and the files of
+the page. ``POST /api/requests`` is there only if something may be asked for.
 
 Answers: JSON, of errors too (``{"error": words}``); of curves the message of ``asynchub.dashboard.web.wire``.
 Work: whatever reads runs is done in one thread, never on the event loop.
@@ -23,7 +23,7 @@ from asynchub.dashboard.web.live import Live
 from asynchub.dashboard.web.page_files import PageFile
 from asynchub.dashboard.web.source import Source
 from asynchub.dashboard.web.tokens import Tokens
-from asynchub.dashboard.web.wanted import CurvesWanted, as_json, curves_wanted, number_in
+from asynchub.dashboard.web.wanted import CurvesWanted, as_json, curves_wanted, number_in, table_wanted
 from asynchub.dashboard.web.wire import changes, encode, to_json
 from asynchub.dashboard.web.worker import Worker
 from asynchub.errors import ArgumentError, AsyncHubError, LifecycleError, PatternError, WaitTimeoutError
@@ -43,6 +43,8 @@ __all__ = ("web_app",)
 CLOSING_SECONDS = 2.0
 WHAT_IF_SECONDS = 2.0
 """How long an answer waits for what is not known yet; the page asks again."""
+TABLE_SECONDS = 0.5
+"""The same of a table, of which what is known can be looked at meanwhile."""
 LOOK_AGAIN = 0.05
 LARGEST_STEP = 2**63 - 1
 ONE_PAGE = 200
@@ -80,6 +82,8 @@ def web_app(
     api = _Api(source, tokens, export)
     routes: list[BaseRoute] = [
         Route("/api/runs", _answered(api.runs)),
+        Route("/api/table", _answered(api.table)),
+        Route("/api/differences", _answered(api.differences)),
         Route("/api/screen", _answered(api.screen)),
         Route("/api/keys", _answered(api.keys)),
         Route("/api/marks", _answered(api.marks)),
@@ -131,6 +135,21 @@ class _Api:
     async def runs(self, request: Request) -> Any:
         """Answer with the list of runs."""
         return await self._read([], self._source.rows, request.query_params.get("filter", ""), request.scope[ROLE])
+
+    async def table(self, request: Request) -> Any:
+        """Answer with runs in an order, and figures of a scalar."""
+        wanted = table_wanted(request.query_params)
+        deadline = time.monotonic() + TABLE_SECONDS
+        while True:
+            answer: dict[str, Any] = await self._read([], self._source.compared.table, wanted)
+            if not answer["more"] or time.monotonic() > deadline:
+                return answer
+            await asyncio.sleep(LOOK_AGAIN)
+
+    async def differences(self, request: Request) -> Any:
+        """Answer with what runs were told to do differently."""
+        runs = request.query_params.getlist("run")
+        return await self._read([], self._source.compared.differences, runs, request.query_params.get("filter", ""))
 
     async def screen(self, request: Request) -> Any:
         """Answer with the first screen of a run."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 
-from asynchub.dashboard.picture.gathering import Wanted, gather, made
-from asynchub.dashboard.picture.layout import plot_width, scene
+from asynchub.dashboard.picture.gathering import Wanted
 from asynchub.dashboard.picture.look import LIGHT
-from asynchub.dashboard.picture.page import page
-from asynchub.dashboard.picture.svg import svg
+from asynchub.dashboard.picture.page import page_of
 from asynchub.dashboard.view import RunView
 
 __all__ = ("kept_page",)
 
-WIDTH = 1400
-BUCKETS = 2000
+WIDTH = 1400.0
 
 
 def kept_page(run: RunView, keys: tuple[str, ...]) -> str:
@@ -27,7 +24,4 @@ def kept_page(run: RunView, keys: tuple[str, ...]) -> str:
     Raises:
         PatternError: a pattern is malformed.
     """
-    wanted, now = Wanted(keys=keys), time.time()
-    found = gather([run], wanted, BUCKETS, now)
-    sheet = made(found, [run], wanted, plot_width(len(found.keys), WIDTH), now)
-    return page(found, sheet, svg(scene(sheet, LIGHT, float(WIDTH), None)), LIGHT, wanted, now)
+    return page_of([run], Wanted(keys=keys), LIGHT, WIDTH, None, time.time())

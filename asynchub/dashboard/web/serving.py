@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from asynchub.dashboard.asking import ask
+from asynchub.dashboard.colours import Colours
 from asynchub.dashboard.gallery import Gallery
 from asynchub.dashboard.screen import Asked
 from asynchub.dashboard.standing_back import stand_back
@@ -137,7 +138,14 @@ def serve(
             asking, hubs = partial(_ask_either, remote, asking), remote.hubs
         gallery = Gallery(folders, serving.cache)
         files, problem = page_files()
-        source = Source(gallery, steering, ask=asking if steering.rules else None, what_if=what_if, remote=hubs)
+        source = Source(
+            gallery,
+            steering,
+            ask=asking if steering.rules else None,
+            what_if=what_if,
+            remote=hubs,
+            colours=Colours(serving.cache).of,
+        )
         app = web_app(source, names, Tokens(secrets, steering=bool(steering.rules)), files, export=kept_page)
         stand_back()  # what it takes, a training on this machine would lack
         for line in _lines(serving, steering, secrets, port, len(gallery.rows()), gallery.problem, problem):

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from asynchub.allowing import COMMANDS, Allowed
+from asynchub.allowing import COMMANDS
+from asynchub.dashboard.asking import allowed_by
 from asynchub.dashboard.screen import Screen, Steerable
 from asynchub.dashboard.web.tokens import Role
 from asynchub.errors import ArgumentError
@@ -22,8 +23,6 @@ from asynchub.requests import ParameterChangeRequested, Request
 
 __all__ = ("Steering", "request_of")
 
-SHORT = {"lr": ("set/lr",), "pause": ("pause", "resume")}
-"""What a word of ``--allow`` stands for, if not for itself."""
 LONGEST = 1000
 """Letters that a text of a request may have."""
 FIELDS = ("run", "word", "name", "value", "reason", "id")
@@ -43,11 +42,8 @@ class Steering:
     """
 
     def __init__(self, words: Iterable[str] = ()) -> None:
-        self.rules = tuple(dict.fromkeys(rule for word in words for rule in SHORT.get(word, (word,))))
-        try:
-            self._allowed = Allowed(self.rules)
-        except ArgumentError as error:
-            raise ArgumentError(f"--allow: {error}; lr is short for set/lr, pause for pause,resume") from error
+        self._allowed = allowed_by(words)
+        self.rules = self._allowed.rules
         self.author = f"{_user()}, from the page"
 
     def check(self, request: Request) -> None:

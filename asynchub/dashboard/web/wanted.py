@@ -7,19 +7,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from asynchub.dashboard.comparing import ORDERS, Order
 from asynchub.dashboard.curves import AXES, Axis
 from asynchub.errors import ArgumentError
 
-__all__ = ("CurvesWanted", "Look", "as_json", "curves_wanted", "look_of", "number_in")
+__all__ = ("CurvesWanted", "Look", "TableWanted", "as_json", "curves_wanted", "look_of", "number_in", "table_wanted")
 
 MOST_BUCKETS = 8000
 MOST_RUNS = 200
 MOST_KEYS = 64
 MOST_CURVES = 2000
 MOST_WINDOW = 10**12
+MOST_TABLED = 250
 LONGEST_ID = 100
+LONGEST_NAME = 1000
 LARGEST_STEP = 2**63 - 1
 SMOOTHINGS = ("mean", "ema")
+MODES = ("min", "max", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class CurvesWanted:
         log: whether the y axes are logarithmic, or the keys of the charts whose are.
         fit_all: whether nothing is cut off.
         pixels: how wide a chart is; None if that was not said.
+        group: name of an info: what is drawn are the groups of runs that said the same of it; "" for the runs.
     """
 
     runs: tuple[str, ...]
@@ -52,10 +57,32 @@ class CurvesWanted:
     log: bool | tuple[str, ...] = False
     fit_all: bool = False
     pixels: int | None = None
+    group: str = ""
 
     def is_log(self, key: str) -> bool:
         """Return whether the y axis of a chart is logarithmic."""
         return self.log if isinstance(self.log, bool) else key in self.log
+
+
+@dataclass(frozen=True, slots=True)
+class TableWanted:
+    """Runs that are asked for as a table; see ``asynchub.dashboard.table.Table``.
+
+    Attributes:
+        filter: of the runs.
+        key: of the scalar that it has figures of.
+        by: its order.
+        mode: which values of the scalar are better; "" if neither.
+        start: the first row.
+        most: rows, at most.
+    """
+
+    filter: str = ""
+    key: str = ""
+    by: Order = "name"
+    mode: Literal["min", "max", ""] = ""
+    start: int = 0
+    most: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +143,11 @@ def curves_wanted(fields: Mapping[str, Any]) -> CurvesWanted:
     start, stop = (_step(fields.get(name), name) for name in ("start", "stop"))
     if start is not None and stop is not None and stop < start:
         raise ArgumentError(f"stop must not be before start, got {start} and {stop}")
-    pixels = fields.get("pixels")
+    pixels, group = fields.get("pixels"), fields.get("group", "")
+    if not isinstance(group, str) or len(group) > LONGEST_NAME:
+        raise ArgumentError(f"group must be the name of an info, or empty, got {group!r:.80}")
+    if group and axis != "step":
+        raise ArgumentError(f"runs are grouped along their steps: axis must be step, got {axis}")
     return CurvesWanted(
         runs=runs,
         keys=keys,
@@ -129,6 +160,31 @@ def curves_wanted(fields: Mapping[str, Any]) -> CurvesWanted:
         log=log if isinstance(log, bool) else _words(log, "log", MOST_KEYS, None),
         fit_all=fit_all,
         pixels=None if pixels is None else number_in(pixels, "pixels", 1, MOST_BUCKETS),
+        group=group,
+    )
+
+
+def table_wanted(fields: Mapping[str, str]) -> TableWanted:
+    """Return what table is wanted.
+
+    Raises:
+        ArgumentError: a field is unknown, of a wrong type or out of range.
+    """
+    known = TableWanted.__dataclass_fields__
+    if unknown := sorted(set(fields) - set(known)):
+        raise ArgumentError(f"a table is wanted with {', '.join(known)}, got {unknown[0]!r:.80}")
+    by, mode = fields.get("by", "name"), fields.get("mode", "")
+    if by not in ORDERS:
+        raise ArgumentError(f"by must be one of {', '.join(ORDERS)}, got {by!r:.80}")
+    if mode not in MODES:
+        raise ArgumentError(f"mode must be min, max, or empty if neither is better, got {mode!r:.80}")
+    return TableWanted(
+        filter=fields.get("filter", ""),
+        key=fields.get("key", ""),
+        by=by,
+        mode=cast("Literal['min', 'max', '']", mode),
+        start=number_in(fields.get("start", 0), "start", 0, LARGEST_STEP),
+        most=number_in(fields.get("most", 100), "most", 1, MOST_TABLED),
     )
 
 

@@ -6,9 +6,11 @@ Head: ``{"charts": [{"key", "drawing", "series": [...]}]}``, with ``"n"`` if it 
     is a ``Drawing``. A series has ``run``, ``width``, ``single``, ``axis``, ``monotone``, ``note``, ``window``,
     ``smoothing``, ``seq``, ``start`` and ``stop`` of its ``Curve``; ``rows``, how many it has; ``from``, the first
     one that is sent; and ``columns``: for each name the offset in bytes after the head, and how many numbers there are.
+    That of a group of runs has ``group``, too: its ``label``, how many ``runs`` it is of, and its ``colour``.
 Columns: ``x``, and ``step`` where that is something else, float64; ``low``, ``high``, ``mean`` and perhaps ``smooth``,
-    float32; ``bad``, how many values are not finite, uint32. Where float32 would show steps that are not there, or
-    infinities, the four are float64, and the entry has the bytes of a number as its third element: 8.
+    and of a group ``lower`` and ``upper``, the smallest and the largest mean of its runs, float32; ``bad``, how many
+    values are not finite, uint32. Where float32 would show steps that are not there, or infinities, all but this and
+    those are float64, and the entry has the bytes of a number as its third element: 8.
 Changes: a chart that has not changed is left out; of a series come the rows from the first one that differs. What the
     receiver had before that, and these, are what a whole message would bring, bit for bit.
 JSON: what is not finite is null; strings may have anything in them.
@@ -51,14 +53,14 @@ FINE = 2000
 """Levels, at least, that a chart must be able to show between its smallest and its largest value."""
 LARGEST = float(np.finfo(np.float32).max)
 HEAD = ("width", "single", "axis", "monotone", "note", "window", "smoothing", "seq", "start", "stop")
-SHOWN = ("low", "high", "mean", "smooth")
+SHOWN = ("low", "high", "mean", "smooth", "lower", "upper")
 
 
 class SeriesNow(NamedTuple):
     """A curve as it is sent.
 
     Attributes:
-        run: the row id of its run.
+        run: the row id of its run, or the identity of a group of runs.
         head: what there is to say of it.
         columns: its numbers, all of one length.
     """
@@ -113,14 +115,22 @@ class Change(NamedTuple):
     only_words: bool
 
 
-def series_now(run: str, curve: Curve) -> SeriesNow:
-    """Return a curve as it is sent."""
+def series_now(run: str, curve: Curve, between: tuple[Array, Array] | None = None) -> SeriesNow:
+    """Return a curve as it is sent.
+
+    Args:
+        run: the row id of its run, or the identity of a group of runs.
+        curve: it.
+        between: of a group, the smallest and the largest mean of its runs in each bucket.
+    """
     buckets = curve.buckets
     # of a value that stands for no sample there is no mean, but it is drawn
     mean = buckets.min if curve.single else buckets.means
     shown = {"low": buckets.min, "high": buckets.max, "mean": mean}
     if curve.smooth is not None:
         shown["smooth"] = curve.smooth
+    if between is not None:
+        shown |= {"lower": between[0], "upper": between[1]}
     dtype = "<f8" if _is_wide(buckets.min, buckets.max) else "<f4"
     columns = {"x": curve.x.astype("<f8")}
     if curve.axis != "step":

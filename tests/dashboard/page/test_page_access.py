@@ -84,6 +84,8 @@ def test_axe_finds_no_serious_fault(browser: Any, served: Served, scheme: str) -
             for key in keys:
                 looked.page.keyboard.press(key)
                 looked.frames()
+            if keys and keys[-1] != "Escape":
+                looked.page.locator("dialog[open]").wait_for()
             found = looked.page.evaluate("axe.run().then((found) => found.violations)")
             bad = [
                 (one["id"], [node["html"][:200] for node in one["nodes"]][:4])

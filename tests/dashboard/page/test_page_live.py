@@ -217,3 +217,31 @@ def test_an_exported_page_opens_without_a_server_and_cannot_steer(browser: Any, 
         assert "view-" not in target.read_text(encoding="utf-8")
     finally:
         context.close()
+
+
+def test_of_an_exported_page_each_chart_is_logarithmic_by_itself(browser: Any, tmp_path: Path) -> None:
+    from asynchub.dashboard.picture.export import export
+
+    writer = sample_run(tmp_path / "runs" / "a", 0, 3000, closed=False)
+    writer.points([Point("debt", step, -1.0 - step) for step in range(3000)])
+    writer.close()
+    target = export([tmp_path / "runs" / "a"], tmp_path / "run.html", keys=["*", "**"], cache=tmp_path / "cache")
+    context = browser.new_context(viewport={"width": 1300, "height": 2600}, offline=True)
+    try:
+        looked = Looked(context.new_page())
+        looked.page.goto(target.as_uri())
+        looked.drawn("train/loss", "val/acc", "debt")
+        flip = "[data-do=flip]"
+        other = looked.plot("val/acc").pixels
+        before = looked.plot("train/loss").pixels
+        looked.page.locator(CHART).focus()
+        looked.page.keyboard.press("o")
+        looked.until(lambda: looked.page.locator(f"{CHART} {flip}").get_attribute("aria-pressed") == "true")
+        looked.until(lambda: (looked.plot("train/loss").pixels != before).any())
+        assert (looked.plot("val/acc").pixels == other).all()
+        looked.page.locator(f"{CHART} {flip}").click()
+        looked.until(lambda: (looked.plot("train/loss").pixels == before).mean() > 0.99)
+        assert not looked.page.locator(f'.chart[aria-label="Chart of debt"] {flip}').is_visible()  # nothing is above 0
+        assert looked.faults == []
+    finally:
+        context.close()

@@ -38,6 +38,15 @@ ZOOM = """async (range) => {
 }"""
 
 
+COUNT = """window.drawn = {};
+const clear = CanvasRenderingContext2D.prototype.clearRect;
+CanvasRenderingContext2D.prototype.clearRect = function (...box) {
+    const key = this.canvas.closest('.chart')?.getAttribute('aria-label');
+    if (key) window.drawn[key] = (window.drawn[key] ?? 0) + 1;
+    return clear.apply(this, box);
+};"""
+
+
 class Ready(NamedTuple):
     """Five runs of ten keys that are looked at; the first goes on."""
 
@@ -73,6 +82,22 @@ def test_ten_charts_of_five_runs_are_there_soon(browser: Any, ready: Ready) -> N
             took.append(time.perf_counter() - began)
     print(f"first paint of 10 charts x 5 runs: median {statistics.median(took):.2f} s, longest {max(took):.2f} s")
     assert statistics.median(took) < 8.0
+
+
+def test_a_chart_is_drawn_once_until_there_is_something_new_of_it(browser: Any, ready: Ready) -> None:
+    with looking(browser, ready.served, f"run={ready.served.runs['run-1']}&keys=", **TALL) as looked:
+        _ten(looked)
+        looked.page.add_init_script(COUNT)
+        looked.page.reload()
+        _ten(looked)
+        looked.settled()
+        asked = [address for address in looked.asked if "/api/keys" in address]
+        assert len(asked) == 2  # once for each time that the page was opened
+        drawn = looked.page.evaluate("window.drawn")
+        assert sorted(drawn) == sorted(f"Chart of {key}" for key in KEYS)
+        assert set(drawn.values()) == {1}
+        looked.page.wait_for_timeout(2500)  # first screens come, which say how old they are
+        assert looked.page.evaluate("window.drawn") == drawn
 
 
 def test_zooming_ten_charts_is_quick(browser: Any, ready: Ready) -> None:

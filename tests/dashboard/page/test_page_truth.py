@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asynchub.dashboard.web.wire import decode
 from tests.dashboard.page.browsers import Looked, looking
 from tests.dashboard.page.sample_runs import SPIKE
 from tests.dashboard.runs import Writer, columns_of
@@ -16,6 +18,8 @@ from tests.dashboard.web.servers import Served, serving
 
 pytestmark = pytest.mark.slow
 
+SECONDS = 60.0
+"""For reading them."""
 STEPS = 1_000_000
 AT = 123_456
 BAD = (700_000, 700_050)
@@ -45,7 +49,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         writer.batch(columns_of(KEYS, np.arange(STEPS)[part], values[part], writer.seq))
     writer.close()
     with serving([top], tmp_path_factory.mktemp("cache")) as server:
+        deadline = time.monotonic() + SECONDS
+        while _read(server) < writer.seq:  # a page of what is read in part is true, too, but of that
+            assert time.monotonic() < deadline
         yield server
+
+
+def _read(server: Served) -> int:
+    """Return up to which event curves are read."""
+    chart, *_ = decode(server.curves(runs=[server.runs["long"]], keys=["spike"], buckets=64))["charts"]
+    return int(chart["series"][0]["seq"])
 
 
 def _show(looked: Looked, zoom: tuple[int, int] | None, fit: bool) -> tuple[float, float]:

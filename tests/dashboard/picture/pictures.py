@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asynchub.dashboard.web.wire import decode
 from tests.dashboard.runs import Writer, columns_of
 
-__all__ = ("HOSTILE", "Axis", "Bar", "axis_of", "bars_of", "panels_of", "write_run")
+__all__ = ("HOSTILE", "Axis", "Bar", "axis_of", "bars_of", "charts_in", "data_in", "panels_of", "write_run")
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = (
@@ -87,3 +91,23 @@ def axis_of(panel: ElementTree.Element) -> Axis:
     right = min(float(one.get("x") or 0) for one in texts)
     labels = [one for one in texts if float(one.get("x") or 0) == right]
     return Axis([float(one.get("y") or 0) - 4 for one in labels], [float(one.text or "") for one in labels])
+
+
+def data_in(html: str) -> dict[str, Any]:
+    """Return what a page has in place of a server."""
+    (text,) = re.findall(r'<script type="application/json" id="asynchub-export">(.*?)</script>', html, re.DOTALL)
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+def charts_in(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the charts of a page, unpacked byte by byte as ``EXPORT.md`` says."""
+    packed = zlib.decompress(base64.b64decode(data["curves"][0]["data"]))
+    begin = 8 + int.from_bytes(packed[4:8], "little")
+    columns = packed[begin:]
+    eights = len(columns) // 8
+    whole = bytearray(columns)
+    for number in range(8):
+        whole[number::8] = columns[number * eights : (number + 1) * eights]
+    charts: list[dict[str, Any]] = decode(packed[:begin] + bytes(whole))["charts"]
+    return charts

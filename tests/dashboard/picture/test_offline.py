@@ -101,3 +101,49 @@ def test_a_page_fits_the_window(browser: Browser, tmp_path: Path, width: int) ->
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.locator("table tr").count() == 151
     tab.close()
+
+
+def _footers(tab: Any, charts: int) -> list[str]:
+    """Return what stands below the charts, once it is there."""
+    tab.locator(".truth", has_text="values counted").nth(charts - 1).wait_for()
+    return [one.inner_text() for one in tab.query_selector_all(".truth")]
+
+
+def test_a_page_opens_with_the_axes_and_the_charts_that_were_asked_for(browser: Browser, tmp_path: Path) -> None:
+    values = np.linspace(1, 2, 5000)
+    run = write_run(tmp_path / "run", {"train/loss": values, "train/lr": values, "extra/a": values, "extra/b": -values})
+    how: dict[str, Any] = {"axis": "time", "log": True, "window": 100, "cache": tmp_path / "cache"}
+    path = export([run], tmp_path / "run.html", keys=["extra/*"], **how)
+    tab, wrong = _opened(browser, path)
+    footers = _footers(tab, 2)
+    assert not wrong
+    assert [one.inner_text() for one in tab.query_selector_all(".chart h3")] == ["extra/a", "extra/b"]
+    assert all("mean over 100 steps" in footer for footer in footers)
+    assert "at 0 or below" not in footers[1]  # it has no logarithm, and is shown as it is
+    assert tab.locator(".chart canvas").count() == 2
+    pressed = "[...document.querySelectorAll('#tools [aria-pressed=true]')].map(one => one.textContent)"
+    assert {"Time", "Log"} <= set(tab.evaluate(pressed))
+    tab.close()
+
+
+def test_what_is_seen_of_a_page_follows_the_scale_that_is_chosen(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"train/loss": np.linspace(-1, 9, 5000)})
+    path = export([run], tmp_path / "run.html", cache=tmp_path / "cache")
+    tab, wrong = _opened(browser, path)
+    assert "at 0 or below" not in _footers(tab, 1)[0]
+    tab.get_by_role("button", name="Log", exact=True).click()
+    tab.locator(".truth", has_text="at 0 or below").wait_for()
+    tab.get_by_role("button", name="Linear", exact=True).click()
+    tab.locator(".truth", has_text="at 0 or below").wait_for(state="detached")
+    assert not wrong
+    tab.close()
+
+
+def test_a_browser_that_cannot_unpack_curves_says_so(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"train/loss": np.linspace(1, 0, 300)})
+    path = export([run], tmp_path / "run.html", cache=tmp_path / "cache")
+    tab = browser.new_page()
+    tab.add_init_script("delete globalThis.DecompressionStream")
+    tab.goto(path.as_uri())
+    tab.get_by_text("this browser has no DecompressionStream").wait_for(timeout=20_000)
+    tab.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asynchub.dashboard.picture.scales import Scale, ticks_of_axis, ticks_of_values
@@ -14,6 +14,7 @@ finite = st.floats(-1e300, 1e300)
 
 @settings(max_examples=80, deadline=None)
 @given(finite, finite, st.booleans(), st.sampled_from(["loss", "step_s", "memory_bytes"]))
+@example(0.0, 5e-324, False, "loss")
 def test_ticks_of_values_are_inside_and_differ(one: float, other: float, log: bool, key: str) -> None:
     low, high = sorted((abs(one) + 1e-300, abs(other) + 1e-300) if log else (one, other))
     if not low < high:

@@ -11,13 +11,15 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from asynchub.dashboard.screen import Mark
 from asynchub.dashboard.terminal.look import Look
 from asynchub.dashboard.terminal.watching import Watch
 from asynchub.hub import MessageHub
 from asynchub.journal.journal import Journal
+from asynchub.overlay_rows import OverlayRow
 from asynchub.subscribers.early_stopping import EarlyStopping
 
-__all__ = ("PATIENCE", "until", "watched", "write_run")
+__all__ = ("PATIENCE", "row_of", "settled", "until", "watched", "write_run")
 
 PATIENCE = 20.0
 """Seconds that something may take on a machine with much else to do."""
@@ -38,6 +40,13 @@ def write_run(folder: Path, name: str = "run", steps: int = 400) -> None:
             hub.settle()
             if hub.stop_requested:
                 break
+
+
+def row_of(run: str, rule: str) -> OverlayRow:
+    """Return what a rule might have done."""
+    mark = Mark(1, 100, 1.0, "rule", "would stop", kind="suggested", short="would stop")
+    cells = ("100", "0.9", "0.1", "5 (3 %)", "0:07")
+    return OverlayRow(run, rule, "stops", stop=100, cells=cells, marks=(mark,))
 
 
 async def until(pilot: Pilot[Any], holds: Callable[[], object], what: str = "") -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ("WATCH", "Terminal", "terminal")
+__all__ = ("COMMAND", "WATCH", "Terminal", "terminal")
 
 PATIENCE = 30.0
 """Seconds that something may take on a machine with much else to do."""
@@ -29,6 +29,8 @@ events = sys.argv[1] == "events"
 sys.exit(watch([Path(sys.argv[3])], events=events, cache=Path(sys.argv[2])))
 """
 """A program that watches a run; its arguments are ``"events"`` or ``"charts"``, a cache, and the run."""
+COMMAND = "import sys; from asynchub.cli import main; sys.exit(main(sys.argv[1:]))"
+"""The command itself; its arguments are those of ``asynchub``."""
 SEQUENCE = re.compile(rb"\x1b(\[[0-9;?<>=:]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[=>])")
 
 

@@ -9,19 +9,40 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from asynchub.dashboard.asking import steerable
+from asynchub.dashboard.view import RunView
+from asynchub.events import ScalarUpdated
+from asynchub.overlay_rows import LABEL
+from asynchub.recorded import recorded_events
+from asynchub.requests import Paused, PauseEnded, RequestApplied
 from tests.dashboard.runs import Point, Writer
 from tests.dashboard.terminal.apps import write_run
-from tests.dashboard.terminal.terminals import ROOT, WATCH, Terminal, terminal
+from tests.dashboard.terminal.terminals import COMMAND, ROOT, WATCH, Terminal, terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 
 COLOUR = re.compile(rb"\x1b\[[0-9;:]*?(?:^|;|\[)(3[0-7]|38|4[0-7]|48|9[0-7]|10[0-7])[;:m]")
 LEFT = (b"\x1b[?1049l", b"\x1b[?25h")
 """What gives back the screen and the cursor."""
+TRAIN = """
+import sys, time
+from asynchub import Journal, MessageHub, RemoteControl
+hub = MessageHub("steerable")
+hub.attach(Journal(sys.argv[1] + "/journal"))
+hub.attach(RemoteControl(sys.argv[1], allow=("pause", "stop")))
+with hub:
+    while not hub.stop_requested:
+        hub.step += 1
+        hub.update_scalar("loss", 1 / hub.step)
+        hub.settle()
+        time.sleep(0.005)  # it trains
+"""
 FRAME = 0.05
 """Seconds from a key to what it shows, promised where nothing else keeps the machine busy."""
 
@@ -145,6 +166,88 @@ def test_every_event_scrolls_and_can_be_filtered(stopped: Path, tmp_path: Path) 
         shown.press(b"q")
         assert shown.end() == 0
         assert is_left_as_it_was(shown, before)
+
+
+@pytest.mark.slow
+def test_the_command_tries_a_rule_and_says_that_it_is_no_forecast(stopped: Path, tmp_path: Path) -> None:
+    with terminal(COMMAND, "watch", stopped, "--cache", tmp_path / "cache", size=(80, 24)) as shown:
+        before = shown.modes()
+        shown.until("each value drawn")
+        shown.press(b"w")
+        shown.until("Enter: try it")
+        shown.press(b"\r")
+        for text in ("stops at step", "best kept", "steps saved", LABEL):
+            shown.until(text)
+        shown.until("what if: " + LABEL)
+        shown.rest()
+        since = len(shown.output)
+        shown.press(b"\x1b")
+        shown.until("/ filter", since)  # which it had covered
+        shown.press(b"q")
+        assert shown.end() == 0
+        assert is_left_as_it_was(shown, before)
+
+
+@contextmanager
+def training(run: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that can be steered, in a process of its own, once it can be asked."""
+    with subprocess.Popen([sys.executable, "-c", TRAIN, str(run)], cwd=ROOT) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not steerable(run)[0]:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_run_in_another_process_is_paused_resumed_and_stopped_from_the_terminal(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--allow", "pause,stop", "--cache", str(tmp_path / "cache"))
+    with training(run) as process, terminal(COMMAND, "watch", run, *options) as shown:
+        shown.until("Running")
+        shown.until("P pause")
+        for keys, question, reason, became in (
+            (b"P", "Pause steerable?", b"look at it", "Paused"),
+            (b"P", "Let steerable go on?", b"seen it", "Running"),
+            (b"S", "Stop steerable?", b"enough", "Stopped"),
+        ):
+            since = len(shown.output)
+            shown.press(keys)
+            shown.until(question, since)
+            shown.press(reason + b"\r")
+            shown.until(became, since)
+            if became == "Paused":
+                shown.until("P resume", since)
+                paused_at = step_of(run)
+                shown.until("look at it", since)
+                assert step_of(run) == paused_at, "it stands still"
+        assert process.wait(30) == 0
+        shown.press(b"q")
+        assert shown.end() == 0
+    kinds = (Paused, PauseEnded, ScalarUpdated, RequestApplied)
+    events = list(recorded_events(run, *kinds, "**"))
+    begun = next(number for number, event in enumerate(events) if isinstance(event, Paused))
+    ended = next(number for number, event in enumerate(events) if isinstance(event, PauseEnded))
+    assert not any(isinstance(event, ScalarUpdated) for event in events[begun:ended])
+    assert isinstance(events[begun - 1], ScalarUpdated | RequestApplied)
+    assert any(isinstance(event, ScalarUpdated) for event in events[ended:])
+    told = [(event.request, event.reason) for event in events if isinstance(event, RequestApplied)]
+    assert told == [
+        ("PauseRequested", "look at it"),
+        ("ResumeRequested", "seen it"),
+        ("StopRequested", "enough"),
+    ]
+
+
+def step_of(run: Path) -> int | None:
+    """Return how far a run is."""
+    with RunView(run, run / "cache") as view:
+        view.update()
+        return view.screen().status.step
 
 
 def piped(run: Path, cache: Path, kind: str = "charts") -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from asynchub.dashboard.terminal.layout import laid_out
 from asynchub.dashboard.terminal.viewpoint import NARROWEST, Trail, Viewpoint
 
+TOOLBAR = Path(__file__).parents[3] / "asynchub" / "dashboard" / "web" / "page" / "src" / "toolbar.ts"
 extents = st.tuples(st.integers(-100, 1000), st.integers(20, 10**7)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
@@ -58,6 +62,34 @@ def test_closer_and_back_shows_the_same_steps() -> None:
     closer = view.zoomed(0, 999_999, True).zoomed(0, 999_999, True)
     assert closer.steps(0, 999_999) == (750_000, 999_999)
     assert closer.zoomed(0, 999_999, False).zoomed(0, 999_999, False) == view
+
+
+def test_smoothing_goes_round_as_on_the_page_and_keeps_its_width() -> None:
+    view = Viewpoint().smoother(0, 99_999).smoother(0, 99_999).smoother(0, 99_999)
+    assert (view.window, view.smoothing) == (1_000, "mean")
+    turns = []
+    for _ in range(4):
+        view = view.on_next_smoothing()
+        turns.append((view.window, view.smoothing if view.window else "off"))
+    assert turns == [(1_000, "ema"), (0, "off"), (1_000, "mean"), (1_000, "ema")]
+    windows = []
+    for _ in range(4):
+        view = view.rougher()
+        windows.append(view.window)
+    assert windows == [100, 10, 0, 0]
+    assert view.on_next_smoothing().window == 10
+
+
+def test_smoothing_is_said_in_the_words_of_the_page() -> None:
+    page = TOOLBAR.read_text(encoding="utf-8")
+    off = Viewpoint()
+    mean = off.on_next_smoothing()
+    ema = replace(mean.on_next_smoothing(), window=1_000)
+    assert mean.smoothing_in_words == "mean of the last 10 steps"
+    assert ema.smoothing_in_words == "EMA, half-life 1,000 steps"
+    for view, window in ((mean, "10"), (ema, "1,000")):
+        assert f"`{view.smoothing_in_words.replace(window, '${whole(state.window)}')}`" in page
+    assert f'"{off.smoothing_in_words}"' in page
 
 
 def test_smoothing_grows_tenfold_and_ends_where_the_run_does() -> None:

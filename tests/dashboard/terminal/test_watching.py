@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.cells import cell_len
+from textual.containers import Vertical
 
 from asynchub import recover
+from asynchub.dashboard.asking import allowed_by
 from asynchub.dashboard.curves import curve
 from asynchub.dashboard.drawing import draw
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.screen import Line
+from asynchub.dashboard.terminal.keys import offered
 from asynchub.dashboard.terminal.layout import Rect
 from asynchub.dashboard.terminal.look import Look, clean
 from asynchub.dashboard.terminal.panels import alert_lines, head_lines
 from asynchub.dashboard.terminal.watching import READ_ONLY
 from asynchub.dashboard.view import RunView
+from asynchub.dashboard.web.steering import Steering
 from asynchub.errors import ArgumentError
 from asynchub.hub import MessageHub
 from asynchub.journal.journal import Journal
@@ -175,6 +179,16 @@ async def test_keys_choose_charts_zoom_move_and_undo(stopped: Path, tmp_path: Pa
         assert f"{app.shown.charts[0].key} log" in app.board.text()
         await pilot.press("s")
         await until(pilot, lambda: settled(app) and "mean over 10 steps" in app.shown.charts[0].footer)
+        assert "mean of the last 10 steps" in app.board.text().splitlines()[-1]
+        await pilot.press("s")
+        await until(
+            pilot, lambda: settled(app) and "exponential mean, half-life 10 steps" in app.shown.charts[0].footer
+        )
+        assert "EMA, half-life 10 steps" in app.board.text().splitlines()[-1]
+        await pilot.press("greater_than_sign")
+        await until(
+            pilot, lambda: settled(app) and "exponential mean, half-life 100 steps" in app.shown.charts[0].footer
+        )
         await pilot.press("y")
         assert app.view.fit_all
         await pilot.press("d")
@@ -232,6 +246,20 @@ async def test_the_sheet_of_keys_opens_and_any_key_closes_it(stopped: Path, tmp_
         assert app.view.chart == 0
         await pilot.press("q")
         await until(pilot, lambda: app.return_value == 0)
+
+
+async def test_the_sheet_of_keys_fits_24_lines_with_all_that_steers(tmp_path: Path) -> None:
+    with steered(tmp_path / "run") as run:
+        run.hub.attach(Journal(run.folder / "journal"))
+        run.hub.update_scalar("loss", 1.0)
+        allow = ("stop", "lr", "checkpoint", "pause", "set/wd")
+        async with watched(run.folder, cache=tmp_path / "cache", allow=allow, size=(80, 24)) as (app, pilot):
+            await until(pilot, lambda: len(offered(app.shown.front, app._allowed)) == 5)
+            await pilot.press("question_mark")
+            sheet = app.screen.query_one(Vertical)
+            await until(pilot, lambda: sheet.size.height > 0)
+            assert sheet.virtual_size.height <= sheet.size.height
+            assert sheet.outer_size.height <= 24
 
 
 async def test_a_click_chooses_a_chart(stopped: Path, tmp_path: Path) -> None:
@@ -393,6 +421,16 @@ async def test_a_learning_rate_is_checked_and_a_refusal_says_why(tmp_path: Path)
             await until(pilot, lambda: run.hub.settle() or len(run.of(RequestApplied)) == 2)
             assert run.rates["wd"] == 0.02
             assert not run.of(RequestRefused)
+
+
+async def test_the_words_of_allow_mean_the_same_in_the_terminal_and_on_the_page(tmp_path: Path) -> None:
+    words = ("lr", "pause", "stop", "set/w*", "stop")
+    assert allowed_by(words).rules == Steering(words).rules == ("set/lr", "pause", "resume", "stop", "set/w*")
+    async with watched(tmp_path, cache=tmp_path / "cache", ready=False, allow=words) as (app, _):
+        assert app._allowed.rules == allowed_by(words).rules
+    for made in (allowed_by, Steering):
+        with pytest.raises(ArgumentError, match="lr is short for set/lr"):
+            made(["explode"])
 
 
 async def test_a_word_that_cannot_be_allowed_is_refused_at_once(tmp_path: Path) -> None:

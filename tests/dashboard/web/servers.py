@@ -16,6 +16,7 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from asynchub.dashboard.asking import ask
+from asynchub.dashboard.colours import Colours
 from asynchub.dashboard.gallery import Gallery
 from asynchub.dashboard.web.app import web_app
 from asynchub.dashboard.web.guard import names_of
@@ -129,7 +130,8 @@ def serving(
     known = new_secrets() if secrets is None else secrets
     asking = options.pop("ask", partial(ask, author="a test"))
     export = options.pop("export", None)
-    source = Source(Gallery(folders, cache), Steering(allow), ask=asking, **options)
+    colours = options.pop("colours", Colours(cache).of)
+    source = Source(Gallery(folders, cache), Steering(allow), ask=asking, colours=colours, **options)
     tokens = Tokens(known, steering=bool(source.steering.rules))
     shown = page_files()[0] if files is None else files
     with running(lambda number: web_app(source, names_of(number), tokens, shown, export=export), port) as number:

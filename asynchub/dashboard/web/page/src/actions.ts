@@ -1,16 +1,14 @@
 /** What clicks, inputs and keys do. */
 
-import type { Asked, Mark, Steerable } from "./contract";
+import { Chart } from "./chart";
+import type { Mark } from "./contract";
 import { byId } from "./dom";
-import { saveFile, savePicture } from "./saving";
+import { later, type More } from "./later";
 import type { Page } from "./page";
-import { AXES, toggled } from "./state";
+import { AXES, toggled, VIEWS } from "./state";
 import { turnTheme } from "./theme";
 
 const FILTER_AFTER = 200;
-/** Milliseconds between two questions how far replaying is. */
-const ASK_AGAIN = 400;
-const TRY_SECONDS = 120;
 
 export class Actions {
   private filtering = 0;
@@ -37,49 +35,50 @@ export class Actions {
       "all-alerts": () => ((page.allAlerts = !page.allAlerts), page.change("head")),
       "all-keys": () => state.set({ keys: now.keys === null ? "" : null }),
       "forget-rule": () => ((page.tried = null), state.set({ rule: "" }), dialog.close()),
+      "order-by": () => state.set({ order: arg }),
       mark: () => this.showMark(page.decisions().find((mark) => String(mark.seq) === arg)),
       "more-keys": () => page.moreKeys(),
-      "try-rule": () => void this.tryRule(),
-      "what-if": () => dialog.whatIf(now.rule),
+      "try-rule": () => this.more((more) => more.tryRule(page)),
+      "what-if": () => this.more((more) => more.whatIf(page)),
       "why-not": () => dialog.words("Steering", page.screen?.steering ?? ""),
       "zoom-there": () => this.zoomThere(JSON.parse(arg)),
-      ask: () => void this.ask(arg),
+      ask: () => this.more((more) => more.ask(page, arg)),
       axis: () => this.setAxis(AXES.find((one) => one === arg) ?? "step"),
       close: () => dialog.close(),
-      export: () => dialog.exports(page.source.live),
+      export: () => this.more((more) => more.exports(page)),
       fit: () => state.set({ fitAll: !now.fitAll }),
       follow: () => this.follow(true),
-      help: () => dialog.help(),
+      help: () => this.more((more) => more.help(page)),
       large: () => this.enlarge(page.grid.find(target)?.key ?? ""),
       log: () => state.set({ log: arg === "1", flipped: [] }),
       flip: () => this.flip(page.grid.find(target)?.key ?? ""),
       own: () => page.zoom(page.own),
-      page: () => void this.savePage(),
+      page: () => this.more((more) => more.savePage(page)),
       pan: () => this.pan(Number(arg)),
-      picture: () => void this.savePicture(),
+      picture: () => this.more((more) => more.savePicture(page, Chart)),
       pin: () => this.pin(arg),
       run: () => state.set({ run: arg }),
       scale: () => this.scale(Number(arg)),
+      better: () => state.set({ better: arg === now.better ? "" : arg }),
       steer: () => this.steer(arg),
       theme: () => (turnTheme(), page.recolour()),
       unlock: () => this.unlock(),
+      view: () => this.show(arg),
       whole: () => page.zoom(null),
     };
     actions[action]?.();
   }
 
   private changed(target: HTMLInputElement): void {
-    const { state, dialog } = this.page;
+    const { state } = this.page;
     if (target.id === "sort") state.set({ sort: target.value });
     if (target.id === "smoothing")
       state.set({ smoothing: target.value === "mean" || target.value === "ema" ? target.value : "off" });
     if (target.id === "window" && Number.isInteger(Number(target.value)) && Number(target.value) > 0)
       state.set({ window: Number(target.value) });
-    if (target.id === "ask-name") {
-      const all = this.page.screen?.steerable.filter((one) => one.word === "set") ?? [];
-      const one = all.find((other) => other.name === target.value);
-      if (one) dialog.steer(one, all, this.page.screen?.row.name ?? "");
-    }
+    if (target.id === "group") this.group(target.value);
+    if (target.id === "table-key") state.set({ tabled: target.value });
+    if (target.id === "ask-name") this.steer(`set/${target.value}`);
   }
 
   private typed(target: HTMLInputElement): void {
@@ -103,7 +102,7 @@ export class Actions {
       return;
     }
     if (event.key === "Enter" && isTyping) {
-      if (target.id === "rule") void this.tryRule();
+      if (target.id === "rule") this.more((more) => more.tryRule(this.page));
       if (target.id === "token") this.unlock();
       if (target.id === "ask-value" || target.id === "ask-reason")
         document.querySelector<HTMLElement>("#ask-buttons [data-do=ask]")?.click();
@@ -118,12 +117,12 @@ export class Actions {
       if (this.read(target, event.key)) event.preventDefault();
       return;
     }
-    const { state, grid, dialog, offer, source } = this.page;
+    const { state, grid, offer, source } = this.page;
     const { now } = state;
     const next = <T>(all: readonly T[], one: T): T => all[(all.indexOf(one) + 1) % all.length]!;
     const keys: Record<string, () => void> = {
       "/": () => byId("filter").focus(),
-      "?": () => dialog.help(),
+      "?": () => this.more((more) => more.help(this.page)),
       "+": () => this.scale(0.5),
       "=": () => this.scale(0.5),
       "-": () => this.scale(2),
@@ -134,21 +133,24 @@ export class Actions {
       S: () => this.steer("stop/"),
       V: () => this.steer("set/"),
       a: () => this.nextAlert(),
+      b: () => source.live && this.group(next(["", ...(this.page.list?.groups ?? [])], now.group)),
       c: () => byId("keys").focus(),
       d: () => (turnTheme(), this.page.recolour()),
-      e: () => dialog.exports(source.live),
+      e: () => this.more((more) => more.exports(this.page)),
       f: () => this.follow(!now.follow),
       g: () => this.page.zoom(null),
       h: () => this.pan(-1),
-      j: () => grid.step(1),
-      k: () => grid.step(-1),
+      j: () => this.step(1),
+      k: () => this.step(-1),
       l: () => this.pan(1),
       m: () => this.nextMark(),
       o: () => this.flip(grid.find(target)?.key ?? ""),
       p: () => this.pin(this.page.main),
       r: () => this.page.zoom(this.page.own),
       s: () => offer.smoothing && state.set({ smoothing: next(["off", "mean", "ema"] as const, now.smoothing) }),
-      w: () => offer.whatIf && dialog.whatIf(now.rule),
+      t: () => this.show("table"),
+      v: () => this.show("varies"),
+      w: () => offer.whatIf && this.more((more) => more.whatIf(this.page)),
       x: () => this.setAxis(next(offer.axes, now.axis)),
       y: () => offer.fit && state.set({ fitAll: !now.fitAll }),
       z: () => state.undo(),
@@ -165,21 +167,42 @@ export class Actions {
 
   private back(): void {
     const { state } = this.page;
-    if (state.now.large) state.set({ large: "" });
+    if (state.now.view !== "charts") this.show("charts");
+    else if (state.now.large) state.set({ large: "" });
     else state.undo();
   }
 
   /** Makes the y axis of one chart logarithmic, or linear again. */
   private flip(key: string): void {
-    const { state, offer } = this.page;
-    if (key && offer.live && offer.log) state.set({ flipped: toggled(state.now.flipped, key) });
+    const { state } = this.page;
+    if (key && this.page.canFlip(key)) state.set({ flipped: toggled(state.now.flipped, key) });
+  }
+
+  /** Shows the charts, or something else in their place; what is shown already makes room for the charts again. */
+  private show(what: string): void {
+    const { state, source } = this.page;
+    const view = VIEWS.find((one) => one === what) ?? "charts";
+    if (source.live) state.set({ view: view === state.now.view ? "charts" : view });
+  }
+
+  /** Draws groups of runs that said the same of an info; "" draws the runs. */
+  private group(name: string): void {
+    const { state } = this.page;
+    state.set(name && state.now.axis !== "step" ? { group: name, axis: "step", range: null, follow: true } : { group: name });
+  }
+
+  /** Moves the focus to the next chart, or run of a table, or to the one before. */
+  private step(by: 1 | -1): void {
+    const { grid, state } = this.page;
+    if (state.now.view === "charts") grid.step(by);
+    else this.more((more) => more.step(by));
   }
 
   // --- the x axis
 
   private setAxis(axis: (typeof AXES)[number]): void {
     const { state } = this.page;
-    if (axis === state.now.axis) return;
+    if (axis === state.now.axis || state.now.group) return; // of groups there is only the step axis
     state.forget();
     state.set({ axis, range: null, follow: true });
   }
@@ -279,114 +302,11 @@ export class Actions {
   }
 
   private steer(arg: string): void {
-    const { screen, dialog, source } = this.page;
-    if (!screen || !source.live) return;
-    const [word, name] = split(arg);
-    const alike = screen.steerable.filter((one) => one.word === word);
-    const one = alike.find((other) => other.name === name) ?? (word === "set" && !name ? alike[0] : undefined);
-    if (one) dialog.steer(one, alike, screen.row.name);
-    else if (screen.steering) dialog.words("Steering", screen.steering);
-    else dialog.words("Steering", `This run does not offer that: ${name || word}.`);
+    if (this.page.source.live) this.more((more) => more.steer(this.page, arg));
   }
 
-  private async ask(arg: string): Promise<void> {
-    const { page } = this;
-    const { dialog } = page;
-    const [word, name] = split(arg);
-    const chosen = dialog.field<HTMLSelectElement>("#ask-name")?.value ?? name;
-    const one = page.screen?.steerable.find((other) => other.word === word && other.name === chosen);
-    const value = this.valueOf(one);
-    if (!one || !page.screen || value === undefined) return;
-    const button = dialog.field<HTMLButtonElement>("[data-do=ask]");
-    if (button) button.disabled = true;
-    const reason = dialog.field<HTMLInputElement>("#ask-reason")?.value.trim() ?? "";
-    try {
-      const asked: Asked = await page.source.ask({
-        run: page.screen.row.id,
-        word,
-        name: chosen,
-        value,
-        reason,
-        id: identity(),
-      });
-      dialog.asked(asked);
-    } catch (error) {
-      dialog.fill("#ask-problem", (error as Error).message);
-      if (button) button.disabled = false;
-    }
+  /** Does something with the rest of the page, which is fetched when that is first wanted. */
+  private more(run: (more: More) => void): void {
+    later().then(run, (error: Error) => this.page.dialog.words("This cannot be shown", error.message));
   }
-
-  /** Returns the value that was typed, null where none is wanted; undefined, having said why, if it is none. */
-  private valueOf(one: Steerable | undefined): number | null | undefined {
-    if (one?.word !== "set") return null;
-    const { dialog } = this.page;
-    const text = dialog.field<HTMLInputElement>("#ask-value")?.value.trim() ?? "";
-    const value = Number(text);
-    let problem = "";
-    if (text === "" || !Number.isFinite(value)) problem = `A number is wanted, got "${text.slice(0, 60)}".`;
-    else if (one.low !== null && value < one.low) problem = `The run takes nothing below ${one.low}.`;
-    else if (one.high !== null && value > one.high) problem = `The run takes nothing above ${one.high}.`;
-    dialog.fill("#ask-problem", problem);
-    return problem ? undefined : value;
-  }
-
-  private async tryRule(): Promise<void> {
-    const { page } = this;
-    const { dialog, state } = page;
-    const rule = dialog.field<HTMLInputElement>("#rule")?.value.trim() ?? "";
-    if (!rule) return;
-    dialog.fill("#rule-problem");
-    dialog.fill("#rule-found", "Running it over what was recorded…");
-    try {
-      const runs = page.rows[0].map((row) => row.id);
-      state.set({ rule });
-      const deadline = performance.now() + TRY_SECONDS * 1000;
-      for (;;) {
-        page.tried = await page.source.whatIf(runs, rule);
-        dialog.tried(page.tried, new Map(page.rows[0].map((row) => [row.id, row.name])));
-        page.change("curves");
-        if (!page.tried.waiting || !dialog.open || performance.now() > deadline) return;
-        await new Promise((done) => setTimeout(done, ASK_AGAIN));
-      }
-    } catch (error) {
-      dialog.fill("#rule-found");
-      dialog.fill("#rule-problem", (error as Error).message);
-    }
-  }
-
-  private async savePage(): Promise<void> {
-    const { page } = this;
-    page.dialog.fill("#export-state", "Making the page…");
-    try {
-      const keys = page.grid.near.map((panel) => panel.key);
-      saveFile(await page.source.page(page.main, keys), `${fileName(page)}.html`);
-      page.dialog.fill("#export-state", "Done.");
-    } catch (error) {
-      page.dialog.fill("#export-state", `▲ ${(error as Error).message}`);
-    }
-  }
-
-  private async savePicture(): Promise<void> {
-    const { page } = this;
-    page.dialog.fill("#export-state", "Drawing…");
-    try {
-      await savePicture(page, `${fileName(page)}.png`);
-      page.dialog.fill("#export-state", "Done.");
-    } catch (error) {
-      page.dialog.fill("#export-state", `▲ ${(error as Error).message}`);
-    }
-  }
-}
-
-function split(arg: string): [string, string] {
-  const at = arg.indexOf("/");
-  return at < 0 ? [arg, ""] : [arg.slice(0, at), arg.slice(at + 1)];
-}
-
-function identity(): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function fileName(page: Page): string {
-  return (page.screen?.row.name ?? "run").replace(/[^\w.-]+/g, "_").slice(0, 60) || "run";
 }

@@ -46,9 +46,10 @@ export function curvesWanted(look: Look): CurvesWanted | null {
     axis: state.axis,
     window: state.smoothing === "off" ? 0 : state.window || WINDOW,
     smoothing: state.smoothing === "ema" ? "ema" : "mean",
-    log: look.live && state.flipped.length ? keys.filter((key) => isLog(state, key)) : state.log,
+    log: state.flipped.length ? keys.filter((key) => isLog(state, key)) : state.log,
     fit_all: state.fitAll,
     pixels,
+    ...(state.group ? { group: state.group } : {}),
   };
 }
 

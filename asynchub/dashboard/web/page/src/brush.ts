@@ -9,6 +9,9 @@
 
 import type { Series, Values } from "./wire";
 
+/** Points of a dense line that are drawn at once. */
+const PIECE = 16;
+
 /** From values to pixels of the device. */
 export interface Scale {
   left: number;
@@ -137,6 +140,14 @@ export function drawLine(ctx: CanvasRenderingContext2D, series: Series, scale: S
   const dashes = isDense ? new Dashes(look.dash, scale.left) : null;
   // several buckets to a pixel have one point: their mean; what they reach, the strokes show
   const each = series.single ? 1 : Math.max(1, Math.floor((to - from) / scale.width));
+  ctx.strokeStyle = look.colour;
+  ctx.lineWidth = look.line;
+  ctx.lineJoin = isDense ? "bevel" : "round";
+  ctx.setLineDash(isDense ? [] : look.dash);
+  ctx.globalAlpha = look.opaque;
+  // a browser takes more than twice as long for one long line as for the same in pieces, which must not shine through
+  const most = isDense && look.opaque === 1 ? PIECE : Number.POSITIVE_INFINITY;
+  let length = 0;
   ctx.beginPath();
   let [before, alone, last] = [false, false, Number.NEGATIVE_INFINITY];
   let [px, py] = [0, 0];
@@ -161,18 +172,21 @@ export function drawLine(ctx: CanvasRenderingContext2D, series: Series, scale: S
     px = xOf(scale, x);
     py = Math.max(top, Math.min(bottom, yOf(scale, value)));
     const isOn = dashes === null || dashes.on(px);
-    if (before && isOn) ctx.lineTo(px, py);
-    else ctx.moveTo(px, py);
+    if (before && isOn) {
+      ctx.lineTo(px, py);
+      length += 1;
+    }
+    if (length === most) {
+      ctx.stroke();
+      ctx.beginPath();
+      length = 0;
+    }
+    if (length === 0 || !before || !isOn) ctx.moveTo(px, py);
     if (sparse) dots.push(px, py);
     alone = !before;
     before = true;
   }
   if (alone) dots.push(px, py);
-  ctx.strokeStyle = look.colour;
-  ctx.lineWidth = look.line;
-  ctx.lineJoin = "round";
-  ctx.setLineDash(isDense ? [] : look.dash);
-  ctx.globalAlpha = look.opaque;
   ctx.stroke();
   ctx.globalAlpha = 1;
   ctx.setLineDash([]);

@@ -6,11 +6,14 @@
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
-import { drawLine, drawStrokes, type Look, type Scale } from "./brush";
+import { drawLine, type Look, type Scale } from "./brush";
 import type { Axis, Drawing } from "./contract";
 import { ticks } from "./format";
 import { followFingers } from "./gestures";
 import { drawMarks } from "./marks";
+import { drawReach } from "./reaching";
+import { DASHES } from "./shapes";
+import { isSame } from "./sameness";
 import type { Flag, Spot } from "./signs";
 import { powers, powerText, xTicks } from "./ticks";
 import type { Series } from "./wire";
@@ -63,8 +66,6 @@ export interface Pointed {
   spot: Spot | null;
 }
 
-/** In CSS pixels: coarse enough to be told apart in a line that is dense with values. */
-export const DASHES = [[], [8, 4], [3, 3], [9, 3, 3, 3]];
 const LANES = 32;
 /** Strokes of all runs of the background together, above which their lines have to do. */
 export const MOST_GREY_STROKES = 60_000;
@@ -76,6 +77,10 @@ export class Chart {
   private spots: Spot[] = [];
   private lit = "";
   private over = false;
+  /** What is shown as long as a hand is on the plot. */
+  private held: [number, number] | null = null;
+  /** Has uPlot begin; null once it has. */
+  private begin: (() => void) | null = null;
   private readonly letGo: () => void;
 
   constructor(
@@ -93,7 +98,10 @@ export class Chart {
         [0, 1],
         [null, null],
       ] as uPlot.AlignedData,
-      target,
+      (plot, begin) => {
+        target.append(plot.root);
+        this.begin = () => begin(); // with the first picture: else axes without curves would be drawn before
+      },
     );
     const { over } = this.plot;
     over.addEventListener("mouseenter", () => (this.over = true));
@@ -105,7 +113,8 @@ export class Chart {
     this.watchLanes(over, over.parentElement ?? over);
     this.letGo = followFingers(over, {
       range: () => this.range(),
-      zoomed: (range) => listener.zoomed(range),
+      previewed: (range) => this.hold(range),
+      zoomed: (range) => this.choose(range),
       pointed: (left, top) => listener.pointed(left === null ? null : this.place(left, top)),
     });
   }
@@ -119,20 +128,37 @@ export class Chart {
     return Math.round(this.plot.bbox.width);
   }
 
+  /** Draws a picture, unless it is there already. */
   draw(picture: Picture): void {
+    if (this.picture && isSame(picture, this.picture)) return;
     this.picture = picture;
+    this.show(picture);
+  }
+
+  private show(picture: Picture): void {
     const { plot } = this;
     const [low, high] = edges(picture.drawing);
+    const [from, to] = this.held ?? picture.range; // what comes meanwhile does not move it
     plot.batch(() => {
-      plot.setScale("x", { min: picture.range[0], max: picture.range[1] });
+      this.begin?.();
+      this.begin = null;
+      plot.setScale("x", { min: from, max: to });
       plot.setScale("y", { min: low, max: high });
       plot.redraw(false, true);
     });
   }
 
-  /** Shows another part of the axis at once, of what is here. */
-  setRange(range: [number, number]): void {
-    if (this.picture) this.draw({ ...this.picture, range });
+  /** Shows another part of the axis at once, of what is here; null: the one that is to be shown. */
+  private hold(range: [number, number] | null): void {
+    this.held = range;
+    if (this.picture) this.show(this.picture);
+  }
+
+  /** Tells what part the reader has chosen; it stays until the page draws that. */
+  private choose(range: [number, number]): void {
+    this.held = null;
+    if (this.picture) this.picture = { ...this.picture, range };
+    this.listener.zoomed(range);
   }
 
   /** Lights one run; "" for none. */
@@ -142,8 +168,11 @@ export class Chart {
     this.plot.redraw(false, false);
   }
 
-  resize(width: number, height: number): void {
-    if (width !== this.plot.width || height !== this.plot.height) this.plot.setSize({ width, height });
+  /** Makes it as large as given; returns whether it was not. */
+  resize(width: number, height: number): boolean {
+    const isOther = width !== this.plot.width || height !== this.plot.height;
+    if (isOther) this.plot.setSize({ width, height });
+    return isOther;
   }
 
   /** Puts the crosshair at a place of the axis; null takes it away. */
@@ -227,7 +256,7 @@ export class Chart {
       scales: { x: { time: axis === "time", auto: false }, y: { auto: false } },
       series: [{}, { show: false }],
       axes: [
-        { ...common, size: 24 * size, space: (axis === "time" ? 90 : 60) * size, ...xTicks(axis) },
+        { ...common, size: (axis === "time" ? 40 : 24) * size, space: (axis === "time" ? 90 : 60) * size, ...xTicks(axis) },
         {
           ...common,
           size: 56 * size,
@@ -293,11 +322,12 @@ export class Chart {
       const by = (from - now.clientX) * perPixel;
       return [low + by, high + by];
     };
-    const move = (now: MouseEvent) => this.setRange(at(now));
+    const move = (now: MouseEvent) => this.hold(at(now));
     const up = (now: MouseEvent) => {
       removeEventListener("mousemove", move);
       removeEventListener("mouseup", up);
-      if (now.clientX !== from) this.listener.zoomed(at(now));
+      if (now.clientX === from) this.hold(null);
+      else this.choose(at(now));
     };
     addEventListener("mousemove", move);
     addEventListener("mouseup", up);
@@ -325,7 +355,7 @@ export class Chart {
     const looks = ordered.map((run) => this.look(run, unit, grey > MOST_GREY_STROKES));
     ordered.forEach((run, at) => {
       const one = series.get(run.id);
-      if (one) drawStrokes(ctx, one, scale, looks[at]!);
+      if (one) drawReach(ctx, one, scale, looks[at]!);
     });
     ordered.forEach((run, at) => {
       const one = series.get(run.id);

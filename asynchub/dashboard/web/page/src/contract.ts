@@ -140,6 +140,8 @@ export interface RunList {
   what_if: boolean;
   rows: RunRow[];
   more: number;
+  /** Infos by which the runs can be grouped. */
+  groups?: string[];
 }
 
 export interface Caret {
@@ -186,4 +188,47 @@ export interface CurvesWanted {
   log: boolean | string[];
   fit_all: boolean;
   pixels: number;
+  group?: string;
+}
+
+/** A group of runs that a series is of. */
+export interface GroupHead {
+  label: string;
+  runs: number;
+  colour: Colour;
+}
+
+/** A row of the table of runs, as `GET /api/table` has it. */
+export interface TableRow extends Pick<RunRow, "id" | "name" | "folder" | "colour" | "state" | "word" | "level" | "step"> {
+  last: string;
+  best: string;
+  slope: string;
+  count: number;
+  not_finite: number;
+  problem: string;
+  /** Where each part of the sparkline begins, from 0 to 1. */
+  at: number[];
+  /** Of each part the smallest, the largest value and the mean, from 0 to the height; null: there is none. */
+  spark: (number | null)[][];
+}
+
+export interface RunTable {
+  key: string;
+  by: string;
+  mode: string;
+  height: number;
+  total: number;
+  rows: TableRow[];
+  more: boolean;
+}
+
+/** In what runs differ, as `GET /api/differences` has it. */
+export interface RunDifferences {
+  names: string[];
+  rows: (Pick<RunRow, "id" | "name" | "folder" | "colour" | "state" | "word" | "level" | "step"> & { cells: string[] })[];
+  same: number;
+  text: string;
+  left: number;
+  left_runs: number;
+  more: boolean;
 }

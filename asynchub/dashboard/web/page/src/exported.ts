@@ -1,29 +1,43 @@
-/** What is known, from the page itself: see EXPORT.md. No request is made. */
+/**
+ * What is known, from the page itself: see EXPORT.md. No request is made.
+ *
+ * Curves come deflated, and are unpacked when they are first wanted; of each chart there are several drawings, of the
+ *     same columns.
+ */
 
-import type { Asked, Axis, CurvesWanted, KeyRow, Mark, RunRow, Screen } from "./contract";
+import type { Asked, Axis, CurvesWanted, Drawing, KeyRow, Mark, RunRow, Screen } from "./contract";
 import { moment } from "./format";
+import { showTrouble } from "./head";
 import type { KeyPage, Source, WhatIf } from "./model";
 import type { Offer } from "./toolbar";
-import { decode, type Message } from "./wire";
+import { decode, type Message, type Part } from "./wire";
 
-interface Variant {
-  axis: Axis;
-  log: boolean;
+/** One way to draw a chart. */
+interface View {
+  key: string;
   fit_all: boolean;
+  drawing: Drawing;
+}
+
+interface Packed {
+  axis: Axis;
   smoothing: "mean" | "ema";
   window: number;
+  views: View[];
   data: string;
 }
 
 interface Data {
   format: number;
   made: number;
+  /** The fragment of the address at first. */
+  look?: string;
   folder: string;
   rows: RunRow[];
   screens: Screen[];
   keys?: Record<string, KeyRow[]>;
   marks?: Record<string, Mark[]>;
-  curves: Variant[];
+  curves: Packed[];
 }
 
 export interface ExportListener {
@@ -46,12 +60,15 @@ export function exportedData(): Data | null {
   const text = document.getElementById("asynchub-export")?.textContent;
   if (!text) return null;
   const data = JSON.parse(text) as Data;
-  if (data.format !== 1) throw new Error(`this page draws data of format 1, got ${data.format}`);
+  if (data.format !== 2) throw new Error(`this page draws data of format 2, got ${data.format}`);
+  if (data.look && !location.hash) location.replace(data.look);
   return data;
 }
 
 export class Exported implements Source {
   readonly live = false;
+  private readonly unpacked = new Map<Packed, Promise<Part[]>>();
+  private wanted: CurvesWanted | null = null;
 
   constructor(
     private readonly data: Data,
@@ -63,16 +80,23 @@ export class Exported implements Source {
   }
 
   get offer(): Offer {
-    const { curves } = this.data;
+    const { curves, keys } = this.data;
+    const views = curves.flatMap((one) => one.views);
     return {
       live: false,
       axes: [...new Set(curves.map((one) => one.axis))],
-      log: new Set(curves.map((one) => one.log)).size > 1,
-      fit: new Set(curves.map((one) => one.fit_all)).size > 1,
+      log: new Set(views.map((one) => one.drawing.log)).size > 1,
+      fit: new Set(views.map((one) => one.fit_all)).size > 1,
       smoothing: false,
       whatIf: false,
-      more: Boolean(this.data.keys),
+      more: Boolean(keys),
     };
+  }
+
+  /** Tells whether a chart is there with a linear y axis and with a logarithmic one. */
+  hasBoth(key: string): boolean {
+    const views = this.data.curves.flatMap((one) => one.views.filter((view) => view.key === key));
+    return new Set(views.map((one) => one.drawing.log)).size > 1;
   }
 
   start(): void {
@@ -88,12 +112,21 @@ export class Exported implements Source {
     const screen = this.data.screens.find((one) => one.row.id === wanted.screen) ?? this.data.screens[0];
     if (screen) this.listener.screen(screen);
     if (!wanted.curves) return 0;
-    const { axis, log, fit_all } = wanted.curves;
-    const rank = (one: Variant) =>
-      (one.axis === axis ? 0 : 4) + (one.log === log ? 0 : 2) + (one.fit_all === fit_all ? 0 : 1);
-    const [best] = [...this.data.curves].sort((a, b) => rank(a) - rank(b));
-    if (best) this.listener.curves(decode(bytesOf(best.data)));
+    this.wanted = wanted.curves;
+    const { axis } = wanted.curves;
+    const packed = this.data.curves.find((one) => one.axis === axis) ?? this.data.curves[0];
+    if (packed) void this.send(packed, wanted.curves);
     return 0;
+  }
+
+  private async send(packed: Packed, wanted: CurvesWanted): Promise<void> {
+    try {
+      if (!this.unpacked.has(packed)) this.unpacked.set(packed, partsOf(packed.data));
+      const parts = await this.unpacked.get(packed)!;
+      if (this.wanted === wanted) this.listener.curves({ n: null, parts: chosen(parts, packed.views, wanted) });
+    } catch (error) {
+      showTrouble(`The curves in this page cannot be unpacked: ${(error as Error).message}`);
+    }
   }
 
   async keys(run: string, filter: string, start: number, most: number): Promise<KeyPage> {
@@ -126,9 +159,29 @@ async function nothing(): Promise<never> {
   throw new Error("this page was exported: there is no server to ask");
 }
 
-function bytesOf(text: string): ArrayBuffer {
-  const letters = atob(text);
-  const bytes = new Uint8Array(letters.length);
-  for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
-  return bytes.buffer;
+/** Returns charts as they are wanted, or as near to that as there is. */
+function chosen(parts: Part[], views: View[], { log, fit_all }: CurvesWanted): Part[] {
+  return parts.map((part) => {
+    const isLog = Array.isArray(log) ? log.includes(part.key) : log;
+    const rank = (view: View) => (view.drawing.log === isLog ? 0 : 2) + (view.fit_all === fit_all ? 0 : 1);
+    const [best] = views.filter((view) => view.key === part.key).sort((a, b) => rank(a) - rank(b));
+    return best ? { ...part, drawing: best.drawing } : part;
+  });
+}
+
+async function partsOf(text: string): Promise<Part[]> {
+  if (typeof DecompressionStream === "undefined")
+    throw new Error("this browser has no DecompressionStream. Use a newer one; without JavaScript there is a drawing.");
+  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return decode(gathered(await new Response(stream).arrayBuffer())).parts;
+}
+
+/** Puts the bytes of each number together again: of all eights of bytes, first came the first ones, then the second. */
+function gathered(buffer: ArrayBuffer): ArrayBuffer {
+  const begin = 8 + new DataView(buffer).getUint32(4, true);
+  const [from, to] = [new Uint8Array(buffer, begin), new Uint8Array(buffer.slice(0)).subarray(begin)];
+  const eights = from.length / 8;
+  for (let at = 0; at < from.length; at++) to[(at % eights) * 8 + Math.floor(at / eights)] = from[at]!;
+  return to.buffer;
 }

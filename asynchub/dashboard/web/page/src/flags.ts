@@ -6,7 +6,7 @@ import { cut } from "./dom";
 import type { WhatIf } from "./model";
 import type { Places } from "./places";
 import type { Flag } from "./signs";
-import { greyNow } from "./theme";
+import { greyNow } from "./colours";
 
 /** Of the run that is looked at; among other runs, each says whose it is. */
 export function flagsOfMarks(marks: Mark[], places: Places, run: string, runs: DrawnRun[]): Flag[] {

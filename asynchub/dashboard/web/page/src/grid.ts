@@ -57,8 +57,7 @@ export class Grid {
     this.sizes = new ResizeObserver((entries) => {
       for (const { target } of entries) {
         const panel = this.panels.get(target);
-        panel?.fit();
-        if (panel?.near) this.resized(panel);
+        if (panel?.fit() && panel.near) this.resized(panel); // what is written below a chart has a size, too
       }
     });
   }

@@ -1,8 +1,9 @@
 /** The top of the page: is it alive, why will it stop, what limits its speed, what is wrong. */
 
-import type { Level, Line, RunList, Screen, Steerable } from "./contract";
+import type { Level, Line, RunList, Screen } from "./contract";
 import { byId, type Child, cut, h, morph } from "./dom";
 import { whole } from "./format";
+import { nameOf } from "./naming";
 import { chosen } from "./theme";
 
 const SHOWN_ALERTS = 3;
@@ -57,19 +58,6 @@ export function showTop(list: RunList | null, screen: Screen | null, live: boole
 /** A curve and a mark on it. */
 function logo(): Child {
   return h("span", { class: "logo", "aria-hidden": "true" });
-}
-
-/** The name of what may be asked for, on its button. */
-export function nameOf(one: Steerable): string {
-  const names: Record<string, string> = {
-    stop: "Stop run…",
-    checkpoint: "Checkpoint…",
-    pause: "Pause…",
-    resume: "Resume…",
-    skip: "Skip…",
-    rollback: "Roll back…",
-  };
-  return names[one.word] ?? `Set ${cut(one.name, 24)}…`;
 }
 
 function steering(list: RunList | null, screen: Screen | null): Child {

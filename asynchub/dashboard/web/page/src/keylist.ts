@@ -9,12 +9,15 @@ export class KeyList {
   total = 0;
   /** Why there are none, in words. */
   problem = "";
+  /** Whose they are, or are to be; "" if nothing came of that. */
+  run = "";
   private number = 0;
 
   /** Asks for those that a filter lets through, from one on; null closes the list. Returns whether something is new. */
   async list(source: Source, run: string, filter: string | null, start: number): Promise<boolean> {
     this.number += 1;
     const mine = this.number;
+    this.run = run;
     if (filter === null || !run) {
       [this.rows, this.total, this.problem] = [[], 0, ""];
       return true;
@@ -26,7 +29,7 @@ export class KeyList {
       [this.total, this.problem] = [found.total, ""];
     } catch (error) {
       if (mine !== this.number) return false;
-      [this.rows, this.total, this.problem] = [[], 0, (error as Error).message];
+      [this.run, this.rows, this.total, this.problem] = ["", [], 0, (error as Error).message];
     }
     return true;
   }

@@ -89,9 +89,9 @@ export class Link {
     return this.counter;
   }
 
-  async get<T>(path: string, query: Record<string, string | number> = {}): Promise<T> {
-    const said = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]));
-    const answer = await this.fetch(`${path}?${said}`, { method: "GET" });
+  async get<T>(path: string, query: Record<string, string | number> | string[][] = {}): Promise<T> {
+    const pairs = Array.isArray(query) ? query : Object.entries(query).map(([name, value]) => [name, String(value)]);
+    const answer = await this.fetch(`${path}?${new URLSearchParams(pairs)}`, { method: "GET" });
     return (await answer.json()) as T;
   }
 

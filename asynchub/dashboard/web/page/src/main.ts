@@ -3,7 +3,6 @@
 import "./page.css";
 
 import { Actions } from "./actions";
-import { Exported, exportedData } from "./exported";
 import { h } from "./dom";
 import { showTrouble } from "./head";
 import { Link } from "./link";
@@ -13,7 +12,8 @@ import { State } from "./state";
 import { onTheme, startTheme } from "./theme";
 
 startTheme();
-const data = exportedData();
+const kept = globalThis.asynchubMore; // only an exported page has the rest from the beginning
+const data = kept?.exportedData() ?? null;
 // the link takes the token out of the address before anything else reads or writes that
 let page: Page;
 const link = data
@@ -30,8 +30,8 @@ new Actions(page);
 onTheme(() => page.recolour());
 if (link) {
   page.start(new Served(link));
-} else if (data) {
-  const source = new Exported(data, page.listener);
+} else if (kept && data) {
+  const source = new kept.Exported(data, page.listener);
   page.made = source.made;
   page.offer = source.offer;
   page.start(source);

@@ -6,9 +6,20 @@
  */
 
 import type { DrawnRun } from "./chart";
-import type { Asked, CurvesWanted, KeyRow, Mark, RunList, RunRow, Screen } from "./contract";
-import { colourNow, greyNow } from "./theme";
-import type { Message } from "./wire";
+import { colourNow, greyNow } from "./colours";
+import type {
+  Asked,
+  CurvesWanted,
+  GroupHead,
+  KeyRow,
+  Mark,
+  RunDifferences,
+  RunList,
+  RunRow,
+  RunTable,
+  Screen,
+} from "./contract";
+import type { Curves, Message } from "./wire";
 
 export interface KeyPage {
   total: number;
@@ -47,12 +58,17 @@ export interface WhatIf {
 export interface Source {
   /** Whether news come, and requests can be made. */
   readonly live: boolean;
+  /** Tells whether a chart can be drawn with a linear y axis and with a logarithmic one. */
+  hasBoth(key: string): boolean;
   start(): void;
   want(wanted: { filter: string; screen: string | null; curves: CurvesWanted | null }): number;
   keys(run: string, filter: string, start: number, most: number): Promise<KeyPage>;
   marks(run: string, start: number | null, stop: number | null): Promise<Mark[]>;
   curves(wanted: CurvesWanted): Promise<Message>;
   whatIf(runs: string[], rule: string): Promise<WhatIf>;
+  /** Of a server alone, as the next one. */
+  table?(query: Record<string, string>): Promise<RunTable>;
+  differences?(runs: string[], filter: string): Promise<RunDifferences>;
   ask(steer: Steer): Promise<Asked>;
   page(run: string, keys: string[]): Promise<Blob>;
   unlock(token: string): void;
@@ -61,6 +77,8 @@ export interface Source {
 export const MOST_COLOURED = 10;
 /** Runs whose curves are drawn at once. */
 export const MOST_DRAWN = 100;
+/** Runs that are drawn as groups at once. */
+export const MOST_GROUPED = 200;
 
 /** Returns the run that is looked at: the one that is named, else the first. */
 export function mainRun(list: RunList | null, named: string): string {
@@ -74,12 +92,13 @@ export function drawnRuns(
   main: string,
   pinned: string[],
   screen: Screen | null,
+  most = MOST_DRAWN,
 ): [RunRow[], Set<string>] {
   const rows = [...(list?.rows ?? [])];
   if (screen && screen.row.id === main && !rows.some((row) => row.id === main)) rows.push(screen.row);
   const rank = (row: RunRow) => (row.id === main ? 0 : pinned.includes(row.id) ? 1 : 2);
   const ordered = rows.map((row, at) => ({ row, at })).sort((a, b) => rank(a.row) - rank(b.row) || a.at - b.at);
-  const drawn = ordered.slice(0, MOST_DRAWN).map(({ row }) => row);
+  const drawn = ordered.slice(0, most).map(({ row }) => row);
   return [drawn, new Set(drawn.slice(0, Math.max(MOST_COLOURED, pinned.length + 1)).map((row) => row.id))];
 }
 
@@ -96,4 +115,33 @@ export function lookOf(rows: RunRow[], coloured: Set<string>, main: string): Dra
       }),
     )
     .reverse();
+}
+
+/** Returns the groups that curves are of, by their ids, in the order that the server has them in. */
+export function groupsIn(curves: Curves): Map<string, GroupHead> {
+  const found = new Map<string, GroupHead>();
+  for (const { series } of curves.charts.values())
+    for (const { run, group } of series.values())
+      if (group && group.runs >= (found.get(run)?.runs ?? 0)) found.set(run, group);
+  return found;
+}
+
+/** Returns how groups are drawn, from back to front. */
+export function lookOfGroups(groups: Map<string, GroupHead>): DrawnRun[] {
+  return [...groups]
+    .map(
+      ([id, one]): DrawnRun => ({
+        id,
+        name: `${one.label} (${one.runs} ${one.runs === 1 ? "run" : "runs"})`,
+        colour: colourNow(one.colour),
+        dash: one.colour.dash,
+        rank: 1,
+      }),
+    )
+    .reverse();
+}
+
+/** Returns the id of the group that a run is in. */
+export function groupOf(row: RunRow, name: string): string {
+  return `=${row.config[name] ?? "not said"}`;
 }

@@ -8,7 +8,7 @@
 
 import { curvesWanted, type Look, stepsWanted } from "./asking";
 import type { DrawnRun } from "./chart";
-import type { Mark, RunList, RunRow, Screen } from "./contract";
+import type { GroupHead, Mark, RunList, RunRow, Screen } from "./contract";
 import { byId, cut, h } from "./dom";
 import { Dialog } from "./dialogs";
 import { Grid, gridFrame, moreFrame, showNoCharts } from "./grid";
@@ -16,8 +16,19 @@ import { KeyList } from "./keylist";
 import { headFrame, showAlerts, showAnswers, showTop, Speaker } from "./head";
 import { flagsOfMarks, flagsOfTrial } from "./flags";
 import { MarkList } from "./marklist";
+import { later } from "./later";
 import type { Flag } from "./signs";
-import { drawnRuns, lookOf, mainRun, type Source, type WhatIf } from "./model";
+import {
+  drawnRuns,
+  groupsIn,
+  lookOf,
+  lookOfGroups,
+  mainRun,
+  MOST_DRAWN,
+  MOST_GROUPED,
+  type Source,
+  type WhatIf,
+} from "./model";
 import type { Panel } from "./panel";
 import { Pointing } from "./pointing";
 import { Reach, rounded, widened } from "./reach";
@@ -28,7 +39,7 @@ import { palette } from "./theme";
 import { lineInWords, type Offer, showFollow, showToolbar, toolbarFrame } from "./toolbar";
 import { Curves, type Message } from "./wire";
 
-type Part = "head" | "runs" | "tools" | "charts" | "curves" | "story";
+type Part = "head" | "runs" | "tools" | "charts" | "curves" | "story" | "beside";
 
 const ASK_AFTER = 25;
 /** Milliseconds of a frame that news may take for drawing, and what the reader has asked for; the rest comes later. */
@@ -65,25 +76,32 @@ export class Page {
   private frame = 0;
   private asking = 0;
   private asked = "";
+  private askedAt = Number.NEGATIVE_INFINITY;
   private number = 0;
   private askedKeys: string[] = [];
   private waiting: Panel[] = [];
   private touched = 0;
   private isAnswered = false;
+  private wasBeside = false;
 
   constructor(readonly state: State) {
+    const beside = h("section", { id: "beside", class: "card", "aria-label": "Runs beside one another", hidden: true });
+    const legend = h("ul", { id: "groups", class: "legend", "aria-label": "Groups of runs" });
     byId("asynchub").append(
       ...headFrame(),
       h(
         "main",
         {},
         runsFrame(),
-        h("div", { class: "body" }, toolbarFrame(), ...gridFrame(), ...storyFrame(), moreFrame()),
+        h("div", { class: "body" }, toolbarFrame(), legend, beside, ...gridFrame(), ...storyFrame(), moreFrame()),
       ),
     );
     this.grid = new Grid(
       (panel) => this.pointing.on(panel),
-      () => this.change("curves"),
+      () => {
+        this.change("curves");
+        this.askSoon();
+      },
       (panel) => this.redraw(panel),
     );
     byId<HTMLInputElement>("filter").value = state.now.filter;
@@ -91,11 +109,13 @@ export class Page {
     state.onChange((now, before) => {
       this.touched = performance.now();
       this.busy(true);
-      if (now.axis !== before.axis || now.run !== before.run || now.filter !== before.filter) this.forget();
+      if (now.axis !== before.axis || now.run !== before.run || now.filter !== before.filter || now.group !== before.group)
+        this.forget();
       if (now.keys !== before.keys) void this.listKeys(0);
       if (now.follow !== before.follow || now.range !== before.range)
         this.seen = now.follow ? null : (this.shown?.status.step ?? null);
-      this.change("head", "runs", "tools", "charts", "curves");
+      this.change("head", "runs", "tools", "charts", "curves", "beside");
+      this.askSoon();
       this.findMarks();
     });
   }
@@ -104,7 +124,7 @@ export class Page {
     this.source = source;
     document.body.classList.toggle("still", !source.live);
     document.body.classList.toggle("few", !this.offer.more);
-    this.change("head", "runs", "tools", "charts", "story");
+    this.change("head", "runs", "tools", "charts", "story", "beside");
     source.start();
     this.askSoon();
     if (this.state.now.keys !== null) void this.listKeys(0);
@@ -122,7 +142,7 @@ export class Page {
     const before = this.main;
     this.list = list;
     if (this.source.live) this.offer = { ...this.offer, whatIf: list.what_if };
-    this.change("head", "runs", "tools", "curves");
+    this.change("head", "runs", "tools", "curves", "beside");
     if (this.main !== before) this.findMarks();
   }
 
@@ -132,10 +152,10 @@ export class Page {
     const more = screen.marks_total !== this.screen?.marks_total;
     this.screen = screen;
     this.speaker.take(screen);
-    this.dialog.follow(screen);
-    this.change("head", "story", "charts"); // and with the charts what follows the newest step
+    this.dialog.follow?.(screen);
+    this.change("head", "story", "charts", "beside"); // and with the charts what follows the newest step
     if (other) this.change("runs");
-    if (other && this.state.now.keys !== null) void this.listKeys(0);
+    if (other && this.state.now.keys !== null && this.keys.run !== this.main) void this.listKeys(0);
     if (other || more) this.findMarks();
   }
 
@@ -151,7 +171,7 @@ export class Page {
     this.isAnswered = message.n === this.number || !this.source.live;
     if (message.n === this.number) this.curves.keep(this.askedKeys);
     this.learn();
-    this.change("curves");
+    this.change("curves", ...(this.state.now.group ? (["runs"] as const) : []));
   }
 
   // --- what is shown
@@ -161,7 +181,8 @@ export class Page {
   }
 
   get rows(): [RunRow[], Set<string>] {
-    return drawnRuns(this.list, this.main, this.state.now.pinned, this.screen);
+    const { pinned, group } = this.state.now;
+    return drawnRuns(this.list, this.main, pinned, this.screen, group ? MOST_GROUPED : MOST_DRAWN);
   }
 
   /** The part of the axis that is shown; null as long as nothing is known of it. */
@@ -232,8 +253,14 @@ export class Page {
     void this.listKeys(this.keys.rows.length);
   }
 
-  /** The runs as they are drawn, from back to front. */
+  /** The groups that are drawn, by their ids; none if each run is drawn by itself. */
+  get groups(): Map<string, GroupHead> {
+    return groupsIn(this.curves);
+  }
+
+  /** The runs, or groups of them, as they are drawn, from back to front. */
   drawn(): DrawnRun[] {
+    if (this.state.now.group) return lookOfGroups(this.groups);
     return lookOf(...this.rows, this.main);
   }
 
@@ -256,10 +283,11 @@ export class Page {
     }
     if (dirty.has("runs")) {
       const [rows, coloured] = this.rows;
-      showRuns(this.list, screen, now, this.main, rows, coloured);
+      showRuns(this.list, screen, now, this.main, rows, coloured, this.groups);
     }
-    if (dirty.has("tools")) showToolbar(now, this.offer);
+    if (dirty.has("tools")) showToolbar(now, this.offer, this.list?.groups ?? []);
     if (dirty.has("story")) showStory(screen);
+    if (dirty.has("beside")) this.showBeside();
     if (dirty.has("charts")) {
       const line = lineInWords(now);
       this.grid.show((screen ?? this.screen)?.charts ?? [], line);
@@ -269,7 +297,8 @@ export class Page {
       dirty.add("curves");
     }
     if (dirty.has("curves")) {
-      this.waiting = this.grid.near;
+      const before = this.waiting.filter((panel) => panel.near); // first, or news of the others would keep them waiting
+      this.waiting = [...before, ...this.grid.near.filter((panel) => !before.includes(panel))];
       const step = screen?.status.step ?? null;
       if (!now.follow && this.seen === null) this.seen = step;
       showFollow(now, step === null || this.seen === null ? 0 : Math.max(0, step - this.seen), this.goesOn(screen));
@@ -278,14 +307,30 @@ export class Page {
     this.drawSome();
   }
 
+  /** Shows what stands in the place of the charts, if something does. */
+  private showBeside(): void {
+    const isBeside = this.source.live && this.state.now.view !== "charts";
+    document.body.classList.toggle("beside", isBeside);
+    byId("beside").hidden = !isBeside;
+    if (isBeside || this.wasBeside)
+      later().then(
+        (more) => more.showBeside(this),
+        (error: Error) => (byId("beside").textContent = error.message),
+      );
+    this.wasBeside = isBeside;
+  }
+
   /** Draws the charts that wait for it, as many as there is time for in a frame. */
   private drawSome(): void {
     if (!this.waiting.length) return;
     const [drawn, flags, colours, began] = [this.drawn(), this.flags(), palette(), performance.now()];
+    let most = began - this.touched < URGENT ? ASKED : NEWS;
     do {
       const panel = this.waiting.shift();
+      const before = panel?.chart;
       if (panel) this.drawPanel(panel, drawn, flags, colours);
-    } while (this.waiting.length && performance.now() - began < (began - this.touched < URGENT ? ASKED : NEWS));
+      if (panel?.chart && !before) most = ASKED; // who sees it for the first time waits for it
+    } while (this.waiting.length && performance.now() - began < most);
     if (this.waiting.length && !this.frame) this.frame = requestAnimationFrame(() => this.show());
   }
 
@@ -306,7 +351,7 @@ export class Page {
 
   private drawPanel(panel: Panel, runs: DrawnRun[], flags: Flag[], colours: ReturnType<typeof palette>): void {
     const { now } = this.state;
-    panel.showLog(this.offer.live && this.offer.log ? isLog(now, panel.key) : null);
+    panel.showLog(this.canFlip(panel.key) ? isLog(now, panel.key) : null);
     panel.draw({
       data: this.curves.charts.get(panel.key),
       runs,
@@ -318,7 +363,13 @@ export class Page {
     });
   }
 
+  /** Tells whether the y axis of a chart can be chosen for it alone. */
+  canFlip(key: string): boolean {
+    return this.offer.log && this.source.hasBoth(key);
+  }
+
   private flags(): Flag[] {
+    if (this.state.now.group) return []; // they are of single runs
     const [{ places }, drawn] = [this.reach, this.drawn()];
     return [
       ...flagsOfMarks(this.decisions(), places, this.main, drawn),
@@ -344,20 +395,22 @@ export class Page {
   }
 
   private askSoon(): void {
-    if (!this.asking) this.asking = window.setTimeout(() => this.ask(), this.asked ? ASK_AFTER : 0);
+    const wait = performance.now() - this.askedAt < ASK_AFTER ? ASK_AFTER : 0; // the first of several is not kept waiting
+    if (!this.asking) this.asking = window.setTimeout(() => this.ask(), wait);
   }
 
   private ask(): void {
     this.asking = 0;
+    this.askedAt = performance.now();
     if (!this.source) return;
     const wanted = { filter: this.state.now.filter, screen: this.main || null, curves: curvesWanted(this.look) };
     const text = JSON.stringify(wanted);
     if (text === this.asked) {
-      if (this.isAnswered && !this.waiting.length) this.busy(false);
+      if (this.isAnswered && !this.waiting.length && !this.frame) this.busy(false);
       return;
     }
     this.asked = text;
-    this.isAnswered = false;
+    this.isAnswered = !wanted.curves;
     this.askedKeys = wanted.curves?.keys ?? [];
     this.number = this.source.want(wanted);
   }
@@ -372,7 +425,7 @@ export class Page {
   }
 
   private learn(): void {
-    this.reach.learn(this.curves, this.state.now.axis, new Set(this.rows[0].map((row) => row.id)), this.main);
+    this.reach.learn(this.curves, this.state.now.axis, new Set(this.drawn().map((run) => run.id)), this.main);
   }
 }
 

@@ -123,9 +123,10 @@ export class Panel {
     if ((this.values as HTMLDetailsElement).open) this.tabulate();
   }
 
-  /** Fits it to its place. */
-  fit(): void {
-    if (this.chart && this.plot.clientWidth) this.chart.resize(this.plot.clientWidth, this.plot.clientHeight);
+  /** Fits it to its place; returns whether it did not, or found none before. */
+  fit(): boolean {
+    if (!this.chart) return this.picture !== null;
+    return this.plot.clientWidth > 0 && this.chart.resize(this.plot.clientWidth, this.plot.clientHeight);
   }
 
   /** Lets go of the chart; it is made again when it is drawn. */

@@ -39,6 +39,6 @@ export class Pointing {
       return;
     }
     const [nearest] = panel.chart ? hits(panel, panel.chart, this.page.drawn(), at) : [];
-    if (nearest && nearest.run.id !== this.page.main) this.page.state.set({ run: nearest.run.id });
+    if (nearest && !this.page.state.now.group && nearest.run.id !== this.page.main) this.page.state.set({ run: nearest.run.id });
   }
 }

@@ -1,11 +1,18 @@
 /** The list of runs: their colours, states and newest values. */
 
-import type { RunList, RunRow, Screen } from "./contract";
-import { byId, type Child, cut, h, morph, svg } from "./dom";
-import { DASHES } from "./chart";
+import { colourNow, greyNow } from "./colours";
+import type { GroupHead, RunList, RunRow, Screen } from "./contract";
+import { byId, type Child, cut, h, morph } from "./dom";
 import { whole } from "./format";
+import { groupOf, lookOfGroups } from "./model";
+import { swatch } from "./shapes";
 import type { ViewState } from "./state";
-import { colourNow, greyNow } from "./theme";
+
+const VIEWS = [
+  ["charts", "Charts", "The curves (Esc)"],
+  ["table", "Table", "A row for each run, with a sparkline (t)"],
+  ["varies", "Varies", "What the runs were told to do differently (v)"],
+] as const;
 
 export function runsFrame(): HTMLElement {
   return h(
@@ -23,25 +30,12 @@ export function runsFrame(): HTMLElement {
         spellcheck: "false",
       }),
       h("select", { id: "sort", "aria-label": "Order of the runs" }),
+      h("span", { id: "views", class: "seg", role: "group", "aria-label": "What is shown" }),
     ),
     h("p", { id: "runs-problem", class: "problem bad", role: "status", hidden: true }),
     h("div", { id: "runs-list", class: "list", role: "list" }),
     h("p", { id: "runs-count", class: "mute small" }),
   );
-}
-
-/** Returns a short piece of a run's line. */
-export function swatch(colour: string, dash: number): SVGElement {
-  const line = svg("line", {
-    x1: 1,
-    x2: 21,
-    y1: 6,
-    y2: 6,
-    stroke: colour,
-    "stroke-width": 3,
-    "stroke-dasharray": DASHES[dash % DASHES.length]!.join(" ") || null,
-  });
-  return svg("svg", { width: 22, height: 12, viewBox: "0 0 22 12", class: "swatch", "aria-hidden": "true" }, line);
 }
 
 /** Returns the rows in the order that the reader wants. */
@@ -66,19 +60,36 @@ export function showRuns(
   main: string,
   drawn: RunRow[],
   coloured: Set<string>,
+  groups: Map<string, GroupHead>,
 ): void {
   const rows = sorted(list?.rows ?? [], state.sort);
   const extra = screen && screen.row.id === main && !rows.some((row) => row.id === main) ? [screen.row] : [];
   showSort(list?.rows ?? [], state.sort);
   morph(
+    byId("views"),
+    VIEWS.map(([view, text, title]) =>
+      h(
+        "button",
+        { type: "button", "data-do": "view", "data-arg": view, "aria-pressed": String(state.view === view), title },
+        text,
+      ),
+    ),
+  );
+  morph(
     byId("runs-list"),
-    [...extra, ...rows].map((row, at) => rowOf(row, at, row.id === main, coloured, state)),
+    [...extra, ...rows].map((row, at) => rowOf(row, at, row.id === main, coloured, state, groups)),
+  );
+  morph(
+    byId("groups"),
+    (state.group ? lookOfGroups(groups).reverse() : []).map(({ colour, dash, name }) =>
+      h("li", {}, swatch(colour, dash), h("bdi", {}, cut(name, 100))),
+    ),
   );
   const problem = byId("runs-problem");
   problem.hidden = !list?.problem;
   problem.textContent = cut(list?.problem ?? "", 600);
   const parts = [];
-  if (drawn.length > coloured.size)
+  if (!state.group && drawn.length > coloured.size)
     parts.push(`${coloured.size} coloured of ${whole(drawn.length)}; the others are grey.`);
   if (rows.length > drawn.length) parts.push(`${whole(drawn.length)} of ${whole(rows.length)} drawn.`);
   if (list && list.more > 0) parts.push(`${whole(list.more)} more: filter them.`);
@@ -86,9 +97,9 @@ export function showRuns(
   byId("runs-count").textContent = parts.join(" ");
 }
 
-function rowOf(row: RunRow, at: number, isMain: boolean, coloured: Set<string>, state: ViewState): Child {
+function rowOf(row: RunRow, at: number, isMain: boolean, coloured: Set<string>, state: ViewState, groups: Map<string, GroupHead>): Child {
   const isPinned = state.pinned.includes(row.id);
-  const colour = coloured.has(row.id) ? colourNow(row.colour) : greyNow();
+  const own = state.group && state.view === "charts" ? groups.get(groupOf(row, state.group))?.colour : coloured.has(row.id) ? row.colour : null;
   const [metric] = Object.entries(row.metrics);
   const base = row.name.split("/").findLast(Boolean) ?? row.name;
   const words = row.problem ? `${row.word} · ${row.problem}` : row.word;
@@ -113,7 +124,7 @@ function rowOf(row: RunRow, at: number, isMain: boolean, coloured: Set<string>, 
           .map((line) => cut(line, 120))
           .join("\n"),
       },
-      swatch(colour, row.colour.dash),
+      swatch(own ? colourNow(own) : greyNow(), (own ?? row.colour).dash),
       h("span", { class: "name" }, h("bdi", {}, cut(base, 120)), h("small", { class: row.level }, cut(words, 160))),
       metric ? h("span", { class: "metric", title: cut(metric[0], 120) }, cut(metric[1], 16)) : null,
     ),

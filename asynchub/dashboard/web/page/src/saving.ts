@@ -1,16 +1,65 @@
 /** Files for the reader: a picture of the charts near the window, twice as fine as the screen, with the truth below. */
 
-import { Chart, DASHES } from "./chart";
+import type { Chart } from "./chart";
 import { cut, h } from "./dom";
 import { moment } from "./format";
 import type { Page } from "./page";
+import { DASHES } from "./shapes";
 import { palette } from "./theme";
+
+type ChartKind = typeof Chart;
 
 const SIZE = 2;
 const [WIDE, HIGH, GAP, HEAD, TRUTH] = [700, 300, 16, 84, 34];
 
+/** Asks what is to be kept. */
+export function exports({ dialog, source: { live } }: Page): void {
+  dialog.show(
+    "Export",
+    h(
+      "p",
+      {},
+      h("button", { type: "button", class: "solid", "data-do": "picture" }, "Picture of these charts (PNG)"),
+      h("span", { class: "mute" }, " as they are on the screen, twice as fine, with the truth below each"),
+    ),
+    live
+      ? h(
+          "p",
+          {},
+          h("button", { type: "button", class: "solid", "data-do": "page" }, "Page of this run (HTML)"),
+          h("span", { class: "mute" }, " one file with the data in it; it opens without a server and cannot steer"),
+        )
+      : null,
+    h("p", { class: "mute" }, "The address of this page, without its token, brings back what is shown now."),
+    h("p", { id: "export-state", role: "status" }),
+  );
+}
+
+/** Keeps the page of the run that is looked at. */
+export async function savePage(page: Page): Promise<void> {
+  page.dialog.fill("#export-state", "Making the page…");
+  try {
+    const keys = page.grid.near.map((panel) => panel.key);
+    saveFile(await page.source.page(page.main, keys), `${fileName(page)}.html`);
+    page.dialog.fill("#export-state", "Done.");
+  } catch (error) {
+    page.dialog.fill("#export-state", `▲ ${(error as Error).message}`);
+  }
+}
+
+/** Keeps a picture of the charts near the window, drawn by charts of a kind. */
+export async function savePicture(page: Page, Kind: ChartKind): Promise<void> {
+  page.dialog.fill("#export-state", "Drawing…");
+  try {
+    await drawPicture(page, Kind, `${fileName(page)}.png`);
+    page.dialog.fill("#export-state", "Done.");
+  } catch (error) {
+    page.dialog.fill("#export-state", `▲ ${(error as Error).message}`);
+  }
+}
+
 /** Offers a file to be kept. */
-export function saveFile(content: Blob, name: string): void {
+function saveFile(content: Blob, name: string): void {
   const link = document.createElement("a");
   const address = URL.createObjectURL(content);
   link.href = address;
@@ -20,7 +69,7 @@ export function saveFile(content: Blob, name: string): void {
 }
 
 /** Draws the charts into a picture and offers it. */
-export async function savePicture(page: Page, name: string): Promise<void> {
+async function drawPicture(page: Page, Kind: ChartKind, name: string): Promise<void> {
   const panels = page.grid.near.filter((panel) => panel.picture).slice(0, 12);
   if (!panels.length) throw new Error("there is no chart to draw");
   const columns = panels.length > 1 ? 2 : 1;
@@ -52,7 +101,7 @@ export async function savePicture(page: Page, name: string): Promise<void> {
     panels.forEach((panel, at) => {
       const [x, y] = [GAP + (at % columns) * (WIDE + GAP), HEAD + Math.floor(at / columns) * (HIGH + TRUTH + 24 + GAP)];
       const ratio = devicePixelRatio || 1;
-      const chart = new Chart(
+      const chart = new Kind(
         place,
         page.state.now.axis,
         (WIDE * SIZE) / ratio,
@@ -114,4 +163,8 @@ function wrapped(ctx: CanvasRenderingContext2D, words: string, most: number, row
     else lines.push(word);
   }
   return lines;
+}
+
+function fileName(page: Page): string {
+  return (page.screen?.row.name ?? "run").replace(/[^\w.-]+/g, "_").slice(0, 60) || "run";
 }

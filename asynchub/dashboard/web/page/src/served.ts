@@ -1,6 +1,6 @@
 /** What is known, from a server. */
 
-import type { Asked, CurvesWanted, KeyRow, Mark } from "./contract";
+import type { Asked, CurvesWanted, KeyRow, Mark, RunDifferences, RunTable } from "./contract";
 import { type Link } from "./link";
 import type { KeyPage, Source, Steer, WhatIf } from "./model";
 import type { Message } from "./wire";
@@ -9,6 +9,10 @@ export class Served implements Source {
   readonly live = true;
 
   constructor(private readonly link: Link) {}
+
+  hasBoth(): boolean {
+    return true;
+  }
 
   start(): void {
     this.link.start();
@@ -39,6 +43,15 @@ export class Served implements Source {
 
   async whatIf(runs: string[], rule: string): Promise<WhatIf> {
     return this.link.post<WhatIf>("api/what-if", { runs, rule });
+  }
+
+  async table(query: Record<string, string>): Promise<RunTable> {
+    return this.link.get<RunTable>("api/table", query);
+  }
+
+  async differences(runs: string[], filter: string): Promise<RunDifferences> {
+    const query = [["filter", filter], ...runs.map((run) => ["run", run])];
+    return this.link.get<RunDifferences>("api/differences", query);
   }
 
   async ask(steer: Steer): Promise<Asked> {

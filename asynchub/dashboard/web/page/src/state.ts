@@ -35,15 +35,29 @@ export interface ViewState {
   large: string;
   /** A stopping rule to try. */
   rule: string;
+  /** What stands in the place of the charts, if they do not. */
+  view: View;
+  /** The info by which runs are grouped; "" if each is drawn by itself. */
+  group: string;
+  /** Key of the scalar that the table of runs is about; "" for the first one of the run that is looked at. */
+  tabled: string;
+  /** The order of that table. */
+  order: string;
+  /** Which values of the scalar are better, "min" or "max"; "" as the run says it. */
+  better: string;
 }
 
+export type View = "charts" | "table" | "varies";
+
+export const VIEWS: readonly View[] = ["charts", "table", "varies"];
 export const AXES: readonly Axis[] = ["step", "time", "relative", "epoch"];
 export const WINDOW = 1000;
 
 /** Returns what an address's fragment says; whatever it does not say, or says wrongly, is as at first. */
 export function parse(fragment: string): ViewState {
   const said = new URLSearchParams(fragment.replace(/^#/, ""));
-  const axis = AXES.find((one) => one === said.get("x")) ?? "step";
+  const group = said.get("group") ?? "";
+  const axis = (!group && AXES.find((one) => one === said.get("x"))) || "step"; // groups have no other one
   const [from, to] = (said.get("range") ?? "")
     .split("..")
     .map((text) => (text.trim() === "" ? Number.NaN : Number(text)));
@@ -65,6 +79,11 @@ export function parse(fragment: string): ViewState {
     keys: said.get("keys"),
     large: said.get("large") ?? "",
     rule: said.get("rule") ?? "",
+    view: VIEWS.find((one) => one === said.get("view")) ?? "charts",
+    group,
+    tabled: said.get("of") ?? "",
+    order: said.get("by") ?? "newest",
+    better: said.get("better") ?? "",
   };
 }
 
@@ -85,6 +104,11 @@ export function format(state: ViewState): string {
   if (state.keys !== null) said.set("keys", state.keys);
   if (state.large) said.set("large", state.large);
   if (state.rule) said.set("rule", state.rule);
+  if (state.view !== "charts") said.set("view", state.view);
+  if (state.group) said.set("group", state.group);
+  if (state.tabled) said.set("of", state.tabled);
+  if (state.order !== "newest") said.set("by", state.order);
+  if (state.better) said.set("better", state.better);
   const text = said.toString();
   return text ? `#${text}` : "";
 }

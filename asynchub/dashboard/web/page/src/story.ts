@@ -3,8 +3,8 @@
 import type { Asked, Mark, PipelineCard, Screen } from "./contract";
 import { byId, type Child, cut, h, morph } from "./dom";
 import { moment, whole } from "./format";
-import { swatch } from "./runs";
-import { colourNow } from "./theme";
+import { colourNow } from "./colours";
+import { swatch } from "./shapes";
 
 const KINDS: Record<Mark["kind"], [sign: string, words: string]> = {
   acted: ["▼", "done"],

@@ -1,7 +1,6 @@
 /** Light or dark: as the system has it, or as the reader chose. */
 
 import type { Palette } from "./chart";
-import type { Colour } from "./contract";
 
 const KEPT = "asynchub-theme";
 const CHOICES = ["auto", "light", "dark"] as const;
@@ -37,17 +36,12 @@ export function turnTheme(): void {
   }
 }
 
-export function isDark(): boolean {
+function isDark(): boolean {
   return choice === "dark" || (choice === "auto" && system.matches);
 }
 
 export function onTheme(tell: () => void): void {
   told.push(tell);
-}
-
-export function colourNow(colour: Colour): string {
-  const text = isDark() ? colour.dark : colour.light;
-  return /^#[0-9a-f]{6}$/i.test(text) ? text : "#888888";
 }
 
 /** Returns the colours of the page for what is drawn on a canvas. */
@@ -63,10 +57,6 @@ export function palette(): Palette {
     accent: read("accent"),
     warn: read("warn"),
   };
-}
-
-export function greyNow(): string {
-  return isDark() ? "#7b818c" : "#8a8f98";
 }
 
 function show(): void {

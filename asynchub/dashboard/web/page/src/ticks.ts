@@ -47,7 +47,7 @@ function range(from: number, to: number, apart: number): number[] {
 
 /** Returns how an x axis is divided, and what its ticks say. */
 export function xTicks(axis: Axis): Partial<uPlot.Axis> {
-  if (axis === "time") return {};
+  if (axis === "time") return { values: TIMES };
   const text = (values: number[]) => {
     const apart = values.length > 1 ? values[1]! - values[0]! : Math.abs(values[0] ?? 1);
     return values.map((value) => (axis === "relative" ? duration(value) : compact(value, apart)));
@@ -55,6 +55,18 @@ export function xTicks(axis: Axis): Partial<uPlot.Axis> {
   const apart = axis === "step" ? { incrs: wholeIncrements() } : axis === "relative" ? { incrs: SECONDS } : {};
   return { ...apart, values: (_: uPlot, values: number[]) => text(values) };
 }
+
+const [DAY, YEAR] = ["\n{YYYY}-{MM}-{DD}", "\n{YYYY}"];
+
+/** What ticks say of a time, as pictures do: by how far they are apart; below, at the first of a day, that. */
+const TIMES: (number | string | null)[][] = [
+  [365 * 86400, "{YYYY}", null, null, null, null, null, null, 1],
+  [28 * 86400, "{YYYY}-{MM}", null, null, null, null, null, null, 1],
+  [86400, "{MM}-{DD}", YEAR, null, null, null, null, null, 1],
+  [60, "{HH}:{mm}", DAY, null, DAY, null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", DAY, null, DAY, null, null, null, 1],
+  [0.001, "{HH}:{mm}:{ss}.{fff}", DAY, null, DAY, null, null, null, 1],
+];
 
 /** Apart of which ticks of a duration may be. */
 const SECONDS = [

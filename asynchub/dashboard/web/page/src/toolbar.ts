@@ -1,7 +1,7 @@
 /** What the reader can change of all charts at once. */
 
 import type { Axis } from "./contract";
-import { byId, h, morph } from "./dom";
+import { byId, cut, h, morph } from "./dom";
 import { whole } from "./format";
 import type { ViewState } from "./state";
 
@@ -28,7 +28,7 @@ export function toolbarFrame(): HTMLElement {
   return h("div", { id: "tools", class: "tools", role: "group", "aria-label": "All charts" });
 }
 
-export function showToolbar(state: ViewState, offer: Offer): void {
+export function showToolbar(state: ViewState, offer: Offer, groups: string[]): void {
   const press = (action: string, arg: string, text: string, on: boolean, title: string) =>
     h("button", { type: "button", "data-do": action, "data-arg": arg, "aria-pressed": String(on), title }, text);
   const tool = (action: string, text: string, title: string, arg = "") =>
@@ -37,7 +37,7 @@ export function showToolbar(state: ViewState, offer: Offer): void {
     h(
       "span",
       { class: "seg", role: "group", "aria-label": "X axis" },
-      ...AXIS_NAMES.filter(([axis]) => offer.axes.includes(axis)).map(([axis, name]) =>
+      ...AXIS_NAMES.filter(([axis]) => (state.group ? axis === "step" : offer.axes.includes(axis))).map(([axis, name]) =>
         press("axis", axis, name, state.axis === axis, `X axis: ${name.toLowerCase()} (x)`),
       ),
     ),
@@ -51,6 +51,7 @@ export function showToolbar(state: ViewState, offer: Offer): void {
       : null,
     offer.fit ? press("fit", "", "Fit all", state.fitAll, "Cut nothing off: fit the y axis to all values (y)") : null,
     offer.smoothing ? smoothing(state) : null,
+    offer.live && (groups.length || state.group) ? grouping(state.group, groups) : null,
     h(
       "span",
       { class: "seg", role: "group", "aria-label": "Part of the x axis" },
@@ -92,9 +93,21 @@ export function showToolbar(state: ViewState, offer: Offer): void {
   ]);
   const select = byId("tools").querySelector<HTMLSelectElement>("#smoothing");
   if (select && select.value !== state.smoothing) select.value = state.smoothing;
+  const group = byId("tools").querySelector<HTMLSelectElement>("#group");
+  if (group && group.value !== state.group) group.value = state.group;
   const steps = byId("tools").querySelector<HTMLInputElement>("#window");
   if (steps && document.activeElement !== steps && steps.value !== String(state.window))
     steps.value = String(state.window);
+}
+
+function grouping(now: string, names: string[]): HTMLElement {
+  const all = names.includes(now) || !now ? names : [now, ...names];
+  return h(
+    "select",
+    { id: "group", "aria-label": "Groups of runs", title: "One curve for all runs that said the same (b)" },
+    h("option", { value: "" }, "each run"),
+    ...all.map((name) => h("option", { value: name }, `by ${cut(name, 30)}`)),
+  );
 }
 
 function smoothing(state: ViewState): HTMLElement {
@@ -128,9 +141,9 @@ function smoothing(state: ViewState): HTMLElement {
 
 /** Says what the line of charts is, in few words. */
 export function lineInWords(state: ViewState): string {
-  if (state.smoothing === "mean") return `mean of the last ${whole(state.window)} steps`;
-  if (state.smoothing === "ema") return `EMA, half-life ${whole(state.window)} steps`;
-  return "";
+  const line = { off: "", mean: `mean of the last ${whole(state.window)} steps`, ema: `EMA, half-life ${whole(state.window)} steps` };
+  const group = state.group ? `means of runs by ${cut(state.group, 30)}` : "";
+  return [group, line[state.smoothing]].filter(Boolean).join(" · ");
 }
 
 /** Shows how much has come since the reader stopped to follow. */

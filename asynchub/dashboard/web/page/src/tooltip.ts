@@ -6,7 +6,7 @@ import { cut, h, morph } from "./dom";
 import { number, whole } from "./format";
 import { distance } from "./marks";
 import { type Panel, placeInWords } from "./panel";
-import { swatch } from "./runs";
+import { swatch } from "./shapes";
 import type { Series } from "./wire";
 
 const MOST_ROWS = 8;
@@ -137,6 +137,7 @@ function rangeInWords(series: Series, row: number): string {
   const parts = [];
   if (!series.single && !Number.isNaN(series.high[row]!))
     parts.push(`${number(series.low[row]!)} to ${number(series.high[row]!)}`);
+  if (series.lower && series.upper) parts.push(`runs ${number(series.lower[row]!)} to ${number(series.upper[row]!)}`);
   if (series.single && series.smooth) parts.push(`raw ${number(series.mean[row]!)}`);
   if (series.bad[row]!) parts.push(`◆ ${whole(series.bad[row]!)} not finite`);
   return parts.join(" · ");

@@ -7,7 +7,7 @@
  *     here is an error, and a whole message has to be asked for.
  */
 
-import type { Axis, Drawing } from "./contract";
+import type { Axis, Drawing, GroupHead } from "./contract";
 
 /** Doubles where floats would not tell the values apart. */
 export type Values = Float32Array | Float64Array;
@@ -34,13 +34,17 @@ export interface Series {
   bad: Uint32Array;
   /** The step at which each begins, if the axis is another one and the server says it. */
   step: Float64Array | null;
+  /** Of a group of runs, the smallest and the largest mean of these in each bucket. */
+  lower: Values | null;
+  upper: Values | null;
+  group?: GroupHead;
 }
 
 export interface Part {
   key: string;
   drawing: Drawing;
   series: {
-    head: Omit<Series, "x" | "low" | "high" | "mean" | "smooth" | "bad" | "step">;
+    head: Omit<Series, keyof Columns>;
     from: number;
     rows: Columns;
   }[];
@@ -52,7 +56,7 @@ export interface Message {
   parts: Part[];
 }
 
-type Columns = Pick<Series, "x" | "low" | "high" | "mean" | "smooth" | "bad" | "step">;
+type Columns = Pick<Series, "x" | "low" | "high" | "mean" | "smooth" | "bad" | "step" | "lower" | "upper">;
 type Place = [offset: number, size: number, bytes?: number];
 
 const MAGIC = "AHC1";
@@ -94,6 +98,8 @@ function columnsOf(buffer: ArrayBuffer, data: number, places: Record<string, Pla
     high: values("high") ?? new Float32Array(),
     mean: values("mean") ?? new Float32Array(),
     smooth: values("smooth"),
+    lower: values("lower"),
+    upper: values("upper"),
     bad: places.bad ? new Uint32Array(...cut(places.bad, 4)) : new Uint32Array(),
     step: places.step ? new Float64Array(...cut(places.step, 8)) : null,
   };
@@ -135,10 +141,16 @@ function joined(old: Columns, rows: Columns, from: number): Columns {
     low: glued(old.low, rows.low, from),
     high: glued(old.high, rows.high, from),
     mean: glued(old.mean, rows.mean, from),
-    smooth: old.smooth && rows.smooth ? glued(old.smooth, rows.smooth, from) : rows.smooth,
+    smooth: both(old.smooth, rows.smooth, from),
+    lower: both(old.lower, rows.lower, from),
+    upper: both(old.upper, rows.upper, from),
     bad: glued(old.bad, rows.bad, from),
-    step: old.step && rows.step ? glued(old.step, rows.step, from) : rows.step,
+    step: both(old.step, rows.step, from),
   };
+}
+
+function both<T extends Values>(old: T | null, rows: T | null, from: number): T | null {
+  return old && rows ? glued(old, rows, from) : rows;
 }
 
 /** Returns the first rows of what was here, and those that came behind them. */
