@@ -35,7 +35,7 @@ from asynchub.requests import StopRequested
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.saving import PendingSave, Save, Saver
 from asynchub.standing import handled
-from asynchub.state import hub_part, loadable, resumable, thawed
+from asynchub.state import hub_part, loadable, resumable, thawed, warn_of_journal
 
 __all__ = ("Late", "Resuming")
 
@@ -204,7 +204,8 @@ class Resuming(Feed):
     def load_state_dict(self, state_dict: Any) -> None:
         """Take in a state dict: what is in it replaces what is here, the rest stays. A hub replaces everything.
 
-        Subscribers get their saved state, now or when they are attached, and whatever events it had not handled.
+        Subscribers get their saved state, now or when they are attached, and whatever events it had not handled. Detach
+        a ``Journal`` before, and attach a new one of the folder after it: a warning is logged otherwise.
 
         Raises:
             StateDictError: it is not a state dict; nothing has changed then.
@@ -213,9 +214,10 @@ class Resuming(Feed):
 
     def _load(self, state: Any, source: str | None) -> None:
         """Take in a state; ``source`` is what ``StateLoaded`` names, None to publish none."""
+        warn_of_journal(self.instance_name, self._bus.tap)
         self._bus.drain()
-        present = {*self._log_scalars, *self._runtime_info}
-        scalars, infos, flags, extra, replacing = loadable(state, present, fresh=source != "dict")
+        present, fresh = {*self._log_scalars, *self._runtime_info}, source != "dict"
+        scalars, infos, flags, extra, replacing = loadable(state, present, fresh)
         stop, stamps, newest, run_id = hub_part(scalars, extra)
 
         def take_in() -> None:
@@ -230,9 +232,7 @@ class Resuming(Feed):
             self._bus.seq = max(self._bus.seq, newest)
             unknown = (self._bus.seq, time.time(), self._step)
             self._info_stamps.update((key, stamps.get(key, unknown)) for key in infos)
-            self._stop = stop or self._stop
-            self._run_id = run_id or self._run_id
-            self._base_seq = newest
+            self._stop, self._run_id, self._base_seq = stop or self._stop, run_id or self._run_id, newest
             if source is not None:
                 self._append(StateLoaded(source=source))
 

@@ -68,3 +68,23 @@ def test_a_tail_that_is_too_small_is_no_failing_disk(tmp_path: Path, caplog: pyt
             hub.update_scalar("loss", number)
     assert caplog.records == []
     assert read_journal(tmp_path / "journal").last_seq == 20_000
+
+
+def test_a_journal_goes_back_with_its_hub_if_it_is_attached_anew_and_a_warning_says_so_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with MessageHub("run") as hub:
+        first = hub.attach(Journal(tmp_path / "journal"))
+        hub.update_scalar("loss", 1.0)
+        state = hub.state_dict()
+        hub.update_scalar("loss", 2.0)
+        hub.detach(first)
+        hub.load_state_dict(state)
+        hub.attach(Journal(tmp_path / "journal"))
+        hub.update_scalar("loss", 3.0)
+        hub.commit()
+        assert hub.get_scalar("loss").data[0].tolist() == [1.0, 3.0]
+        assert recover(tmp_path).get_scalar("loss").data[0].tolist() == [1.0, 3.0]
+        assert not caplog.records
+        hub.load_state_dict(state)
+        assert "while a journal is attached" in caplog.text
