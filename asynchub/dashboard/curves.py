@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from asynchub.columns import Array
-from asynchub.dashboard.buckets import Buckets, reduce
+from asynchub.dashboard.buckets import Buckets, joined, reduce
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.dashboard.smoothing import Smoothing, smoothed
 from asynchub.errors import ArgumentError
@@ -28,7 +29,7 @@ scalar, ``"epoch"`` the value of the runtime info ``epoch`` at that moment."""
 AXES = ("step", "time", "relative", "epoch")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Curve:
     """A scalar between two steps.
 
@@ -67,12 +68,12 @@ class Curve:
     smoothing: Smoothing = "mean"
     runs: int = 1
 
-    @property
+    @cached_property
     def points(self) -> int:
         """How many values it shows."""
         return int(self.buckets.points.sum())
 
-    @property
+    @cached_property
     def not_finite(self) -> int:
         """How many of them are NaN or infinite."""
         return int(self.buckets.not_finite.sum())
@@ -142,7 +143,9 @@ def curves(
         first, last = low if start is None else int(start), high if stop is None else int(stop)
         if last < first and not (start is None or stop is None):
             raise ArgumentError(f"stop must not be before start, got {start} and {stop}")
-        plans[key] = _plan(run, key, first, max(first, last), buckets)
+        last = max(first, last)
+        grown = _grown(run, key, first, last, buckets, run.memo.before(version, (key, asked)))
+        plans[key] = grown or _plan(run, key, first, last, buckets)
     values = run.values_of({key: plan.rows for key, plan in plans.items() if plan.shown is None})
     shown = {key: plan.shown or _of_values(plan, values[key]) for key, plan in plans.items()}
     smooth: dict[str, Array] = {}
@@ -244,6 +247,39 @@ def _plan(run: Pyramid, key: str, start: int, stop: int, buckets: int) -> _Plan:
             return _Plan(key, start, stop, buckets, rows, (_between(rows, start, stop, 1), True))
     blocks = run.rows(key, 0, start, stop)
     return _Plan(key, start, stop, buckets, _between(blocks, start, stop, blocks.width), None)
+
+
+def _grown(run: Pyramid, key: str, start: int, stop: int, buckets: int, before: Curve | None) -> _Plan | None:
+    """Return the same as ``_plan`` where it is what was shown before, and what has come since in buckets at its end.
+
+    Args:
+        run: to which nothing but values was added since.
+        key: of the scalar.
+        start: the first step.
+        stop: the last one.
+        buckets: how many there are to be at least.
+        before: what was shown; None if nothing was.
+
+    Returns:
+        It; None if buckets before the last one may have changed, or it is not known.
+    """
+    width = _width(start, stop, buckets)
+    if before is None or before.single or (before.start, before.width) != (start, width) or before.buckets.size < 2:
+        return None
+    old, level = before.buckets, run.level_of(width)
+    if level < 0 or int(old.last_seq[-1]) < int(old.last_seq.max()):
+        return None
+    begin = int(old.steps[-1])
+    rows = run.rows(key, level, begin, stop | (width - 1))
+    if int(rows.first.min(initial=begin)) < begin:
+        rows = rows.take(rows.first >= begin)
+    kept = old.take(slice(0, -1))
+    points = int(kept.points.sum()) + int(rows.points.sum())
+    # where a value is missing, some are not shown, or came late: of a step before
+    if points <= buckets or points != run.count(key) or int(rows.first.max()) > stop | (width - 1):
+        return None
+    shown = joined([kept, reduce(rows, width // rows.width)], width)
+    return _Plan(key, start, stop, buckets, rows, (shown, False))
 
 
 def _of_values(plan: _Plan, values: Buckets | None) -> tuple[Buckets, bool]:

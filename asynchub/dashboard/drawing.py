@@ -205,22 +205,25 @@ class _Placed(NamedTuple):
     @classmethod
     def of(cls, curve: Curve, log: bool) -> _Placed:
         which = np.flatnonzero(np.isfinite(curve.x))
-        if not curve.monotone or bool((np.diff(curve.x[which]) < 0).any()):
+        if not curve.monotone or (len(which) < len(curve.x) and bool((np.diff(curve.x[which]) < 0).any())):
             which = which[np.argsort(curve.x[which], kind="stable")]
-        unplaced = curve.points - int(curve.buckets.points[which].sum())
+        unplaced = curve.points - int(curve.buckets.points[which].sum()) if len(which) < len(curve.x) else 0
         below = int((curve.buckets.min[which] <= 0).sum()) if log else 0  # NaN is not
         return cls(curve, which, curve.x[which].astype(np.float64), unplaced, below)
 
     def strokes(self, log: bool) -> Strokes:
         """Return what the range is fitted to."""
-        buckets = self.curve.buckets.take(self.which)
-        low, high = buckets.min, buckets.max
+        buckets = self.curve.buckets
+        low, high, points, seq = (
+            column[self.which] for column in (buckets.min, buckets.max, buckets.points, buckets.last_seq)
+        )
         if log:
             low = np.where(low > 0, low, high)  # how near 0 it comes is not known
             some = high > 0
         else:
             some = ~np.isnan(low)
-        low, high, points, seq = low[some], high[some], buckets.points[some], buckets.last_seq[some]
+        if not some.all():
+            low, high, points, seq = low[some], high[some], points[some], seq[some]
         return Strokes(np.log(low), np.log(high), points, seq) if log else Strokes(low, high, points, seq)
 
     def beyond(self, run: str, low: float, high: float, log: bool) -> list[_Clip]:
@@ -236,6 +239,8 @@ class _Placed(NamedTuple):
 
     def gaps(self, run: str) -> list[_Hole]:
         """Return the buckets with values that are not finite."""
+        if not self.curve.not_finite:
+            return []
         buckets = self.curve.buckets
         bad = np.flatnonzero(buckets.not_finite[self.which])
         wide = float(self.curve.width - 1) if self.curve.axis == "step" else 0.0

@@ -25,7 +25,7 @@ from asynchub.dashboard.facts import Newest, RunFacts
 from asynchub.dashboard.heads import JournalHead, journal_head
 from asynchub.dashboard.past import LOG
 from asynchub.dashboard.sifting import is_sound
-from asynchub.dashboard.walking import Taken, Walk, newest_batches, oldest_batches, rewinds_in
+from asynchub.dashboard.walking import Taken, Walk, newer_batches, newest_batches, oldest_batches, rewinds_in
 from asynchub.errors import AsyncHubError, CorruptStateError, JournalError
 from asynchub.eventforms import event_from_dict
 from asynchub.events import Event, InfoUpdated, Rewound, ScalarUpdated
@@ -34,6 +34,7 @@ from asynchub.history import NO_STEP, HistoryBuffer
 from asynchub.hubfile import read_hub
 from asynchub.journal.folder import find_journal
 from asynchub.journal.reading import segment_files
+from asynchub.journal.tailing import TailReader
 from asynchub.snapshot import read_head
 
 __all__ = ("FactReader", "Source")
@@ -84,6 +85,7 @@ class FactReader:
         self.stop: str | None = None
         self._head: JournalHead | None = None
         self._walk: Walk | None = None
+        self._tail: TailReader | None = None
         self._growing = RunFacts()
         self._outside: tuple[str, int, int] | None = None
         self._offset = self._size = self._first = 0
@@ -120,10 +122,12 @@ class FactReader:
 
         Args:
             seconds: how long to go on at most, about; a short past is read to its end when it is first looked at.
-            only_ends: whether to look at nothing but the ends of a journal that was not looked at before.
+            only_ends: whether to look at nothing but the ends of a journal whose past was not looked at before.
         """
         deadline = time.monotonic() + seconds
         try:
+            if only_ends and self._walk is None and self._head is not None and not self._look_at_newest():
+                self._forget()
             opens = self._head is None
             if opens:
                 journal = find_journal(self.folder)
@@ -131,8 +135,8 @@ class FactReader:
                     return self._look_outside(deadline)
                 if not self._open(journal):
                     return False
-                if only_ends:
-                    return True
+            if only_ends and self._walk is None:
+                return True
             if self._walk is None and self.journal is not None and _size_of(self.journal) <= SHORT:
                 deadline = max(deadline, time.monotonic() + AT_ONCE)
             elif opens and time.monotonic() > deadline:
@@ -169,7 +173,22 @@ class FactReader:
         facts = RunFacts()
         while any(not facts.take(batch) for batch in (*oldest, *newest)):
             facts = RunFacts(facts.rewinds)  # a rewind is in it: begin again without what does not count
-        self.facts = facts
+        self.facts, self._tail = facts, TailReader(journal)
+
+    def _look_at_newest(self) -> bool:
+        """Take what has come since the ends were looked at; return whether that could be done."""
+        journal, tail, head = self.journal, self._tail, self._head
+        if journal is None or tail is None or head is None:
+            return False
+        try:
+            now = journal_head(journal)
+            found = newer_batches(journal, tail, self.facts.seq)
+        except (AsyncHubError, OSError):  # whoever begins anew says so
+            return False
+        if found is None or now is None or now.run_id != head.run_id or tail.run_id not in (None, head.run_id):
+            return False
+        batches, self.closed = found
+        return all(self.facts.take(batch) for batch in batches)
 
     def _begin(self, journal: Path, head: JournalHead, rewinds: list[tuple[int, int]]) -> Walk:
         """Go through the journal from its beginning; before what is deleted of it, from a snapshot."""

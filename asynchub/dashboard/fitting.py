@@ -37,6 +37,8 @@ WORTH = 1.5
 GROWN = 3.0
 """The chart is so many times as high as the fitted part at most."""
 OUTLIER = 10.0
+FEW = 6
+"""Part of the strokes that has those that may be left out, unless they stand for more than others."""
 TRIES = 11
 """How many ways there are to share what is left out between the top and the bottom."""
 MARGIN = 0.04
@@ -68,16 +70,20 @@ def fit(curves: Sequence[Strokes], *, all_of_it: bool = False) -> tuple[float, f
         curves: finite strokes; on a logarithmic axis, their logarithms.
         all_of_it: show all values.
     """
-    curves = [_bounded(curve) for curve in curves if len(curve.low)]
+    curves = [curve for curve in curves if len(curve.low)]
     if not curves:
         return 0.0, 1.0
     low, high = _hull(curves)
+    if not -LARGEST <= low <= high <= LARGEST:
+        curves = [_bounded(curve) for curve in curves]
+        low, high = _hull(curves)
     if not all_of_it:
         newest = _newest(curves)
         inside = _hull(newest)
         if high - low <= WORTH * (inside[1] - inside[0]):  # so it is of what is fitted, which has these: soon told
             return _with_margin(low, high)
-        grown = _hull([_grown(curves, *_hull([_inner(curves)])), *newest])
+        every = _together(curves)
+        grown = _hull([_grown(*every, *_hull([_inner(*every)])), *newest])
         if high - low > WORTH * max(grown[1] - grown[0], _narrowest(*grown)):
             low, high = grown
     return _with_margin(low, high)
@@ -93,21 +99,29 @@ def _hull(curves: Sequence[Strokes]) -> tuple[float, float]:
     return float(np.concatenate(lows).min()), float(np.concatenate(highs).max())
 
 
-def _inner(curves: Sequence[Strokes]) -> Strokes:
+def _inner(low: Array, high: Array, weight: Array) -> Strokes:
     """Return the strokes in the narrowest range that holds nine points in ten."""
-    low, high, weight = _together(curves)
-    by_low, by_high = np.argsort(low, kind="stable"), np.argsort(high, kind="stable")
-    below = np.cumsum(weight[by_low])
+    by_low, by_high = _smallest(low, weight), _smallest(-high, weight)
+    below = weight[by_low].cumsum()
     best = (float(low.min()), float(high.max()))
     tops, lows, weights = high[by_high], low[by_high], weight[by_high]
-    for share in np.linspace(0.0, MOST_LEFT_OUT, TRIES).tolist():
-        bottom = low[by_low[min(int(np.searchsorted(below, share, side="right")), len(low) - 1)]]
-        held = np.cumsum(np.where(lows >= bottom, weights, 0.0))
-        enough = int(np.searchsorted(held, 1.0 - MOST_LEFT_OUT - 1e-9))
-        if enough < len(high) and tops[enough] - bottom < best[1] - best[0]:
-            best = float(bottom), float(tops[enough])
+    begins = np.minimum(below.searchsorted(np.linspace(0.0, MOST_LEFT_OUT, TRIES), side="right"), len(by_low) - 1)
+    for bottom in dict.fromkeys(low[by_low[begins]].tolist()):
+        spare = float((weight * (low >= bottom)).sum()) - (1.0 - MOST_LEFT_OUT - 1e-9)
+        left = int((weights * (lows >= bottom)).cumsum().searchsorted(spare, side="right"))
+        if spare >= 0 and left < len(tops) and tops[left] - bottom < best[1] - best[0]:
+            best = bottom, float(tops[left])
     inside = (low >= best[0]) & (high <= best[1])
     return Strokes(low[inside], high[inside], weight[inside], np.empty(0))
+
+
+def _smallest(numbers: Array, weight: Array) -> Array:
+    """Return the indexes of the smallest of some numbers, in order: as many as weigh more than may be left out."""
+    few = len(numbers) // FEW
+    which = np.sort(np.argpartition(numbers, few)[:few]) if few else np.arange(0)
+    if float(weight[which].sum()) <= MOST_LEFT_OUT + 1e-6:
+        return np.argsort(numbers, kind="stable")
+    return which[np.argsort(numbers[which], kind="stable")]
 
 
 def _together(curves: Sequence[Strokes]) -> tuple[Array, Array, Array]:
@@ -116,15 +130,14 @@ def _together(curves: Sequence[Strokes]) -> tuple[Array, Array, Array]:
     return low, high, np.concatenate([curve.points / curve.points.sum() / len(curves) for curve in curves])
 
 
-def _grown(curves: Sequence[Strokes], low: float, high: float) -> Strokes:
+def _grown(lows: Array, highs: Array, weight: Array, low: float, high: float) -> Strokes:
     """Return the strokes in a range that is higher than the one given, where it holds most."""
-    lows, highs, weight = _together(curves)
     height = max(high - low, _narrowest(low, high))
     best, most = (lows >= low) & (highs <= high), 0.0
     for share in np.linspace(0.0, 1.0, TRIES).tolist():
         bottom = low - share * (GROWN - 1) * height
         inside = (lows >= min(bottom, low)) & (highs <= max(bottom + GROWN * height, high))
-        held = float(weight[inside].sum())
+        held = float((weight * inside).sum())
         if held > most + 1e-12:  # of equal ones the first: they differ by rounding
             best, most = inside, held
     return Strokes(lows[best], highs[best], weight[best], np.empty(0))
@@ -135,17 +148,17 @@ def _newest(curves: Sequence[Strokes]) -> list[Strokes]:
     newest = []
     for curve in curves:
         in_order = bool((curve.seq[1:] >= curve.seq[:-1]).all())
-        order = np.arange(len(curve.seq))[::-1] if in_order else np.argsort(-curve.seq, kind="stable")
-        seen = np.cumsum(curve.points[order])
-        count = max(int(np.searchsorted(seen, NEWEST * float(seen[-1]), side="right")), NEWEST_STROKES)
-        newest.append(Strokes(*(column[order[:count]] for column in curve)))
+        order = slice(None, None, -1) if in_order else np.argsort(-curve.seq, kind="stable")
+        seen = curve.points[order].cumsum()
+        count = max(int(seen.searchsorted(NEWEST * float(seen[-1]), side="right")), NEWEST_STROKES)
+        newest.append(Strokes(*(column[order][:count] for column in curve)))
     if len(newest) < 3:
         return newest
     lows = np.array([float(curve.low.min()) for curve in newest])
     highs = np.array([float(curve.high.max()) for curve in newest])
     while len(newest) >= 3:
-        widths = [_width_without(lows, highs, number) for number in range(len(newest))]
-        number = int(np.argmin(widths))
+        widths = _without_each(highs) + _without_each(-lows)
+        number = int(widths.argmin())
         wide = float(highs.max() - lows.min())
         if wide <= OUTLIER * max(widths[number], _narrowest(float(lows.min()), float(np.median(highs)))):
             break
@@ -154,8 +167,11 @@ def _newest(curves: Sequence[Strokes]) -> list[Strokes]:
     return newest
 
 
-def _width_without(lows: Array, highs: Array, number: int) -> float:
-    return float(np.delete(highs, number).max() - np.delete(lows, number).min())
+def _without_each(numbers: Array) -> Array:
+    """Return the largest of the others, for each of some numbers."""
+    others = np.full(len(numbers), numbers.max())
+    others[int(numbers.argmax())] = np.partition(numbers, -2)[-2]
+    return others
 
 
 def _narrowest(low: float, high: float) -> float:

@@ -162,8 +162,11 @@ class Gallery:
 
     def _read_row(self, entry: Entry) -> None:
         trace = trace_of(entry.folder)
-        with RunView(entry.folder, self._cache, row_id=entry.id, title=entry.title) as view:
-            row = view.row()
+        if (known := entry.view) is not None:
+            row = known.glance()
+        else:
+            with RunView(entry.folder, self._cache, row_id=entry.id, title=entry.title) as view:
+                row = view.row()
         if row.run_id not in ("", entry.identity):  # it was not known before
             self._colours.keep(row.run_id, entry.colour)
             entry.identity = row.run_id

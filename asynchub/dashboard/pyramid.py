@@ -25,7 +25,7 @@ from asynchub.dashboard.buckets import Buckets, joined
 from asynchub.dashboard.growing import FACTOR, LEVELS, Owned, together, width_of
 from asynchub.dashboard.points import numbered
 from asynchub.dashboard.pyramid_file import NONE
-from asynchub.dashboard.remembering import Memo
+from asynchub.dashboard.remembering import Memo, Version
 from asynchub.dashboard.rewinding import inside, turned
 from asynchub.dashboard.run_reader import RunReader
 from asynchub.dashboard.sifting import counting
@@ -45,7 +45,7 @@ class Pyramid:
 
     Attributes:
         folder: of the run.
-        memo: what was worked out of its present ``version``.
+        memo: what was worked out of its present ``version``, or of one before to go on from.
 
     Args:
         folder: of the run, which holds a folder ``journal``, or snapshots, or a ``metrics.jsonl``; or of the journal.
@@ -120,10 +120,10 @@ class Pyramid:
         return max(self._reader.growth.state.seq, self._reader.fresh_seq)
 
     @property
-    def version(self) -> tuple[object, int, int, int]:
-        """Something that is the same for as long as there is nothing new of the run."""
+    def version(self) -> Version:
+        """What is the same for as long as there is nothing new of the run."""
         growth = self._reader.growth
-        return growth, growth.state.seq, self._reader.fresh_seq, len(growth.state.rewinds)
+        return Version(growth, len(growth.state.rewinds), self.base, growth.state.seq, self._reader.fresh_seq)
 
     @property
     def missed(self) -> int:

@@ -200,6 +200,14 @@ class RunView:
             seen = self._seen(time.time() if now is None else now)
             return self._row(seen, list(self._row_charts.of(self._reader.facts, self._reader.facts.newest)))
 
+    def glance(self) -> RunRow:
+        """Look at what has come since, and return the row; of a run whose past ``update`` does not follow."""
+        with self._lock:
+            self._read_facts(0.0, only_ends=True)
+            row = self.row()
+            self._looked, self._reading_since = False, None  # who looks at all of it begins then
+            return row
+
     def marks(
         self, start: int | None = None, stop: int | None = None, key: str = "", most: int = 200
     ) -> tuple[Mark, ...]:

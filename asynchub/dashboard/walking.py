@@ -35,7 +35,7 @@ from asynchub.journal.frames import (
 from asynchub.journal.reading import Damage, segment_files
 from asynchub.journal.tailing import TailReader
 
-__all__ = ("Taken", "Walk", "newest_batches", "oldest_batches", "rewinds_in")
+__all__ = ("Taken", "Walk", "newer_batches", "newest_batches", "oldest_batches", "rewinds_in")
 
 SIZE = 2**20
 """Bytes that are read at once, unless a frame has more."""
@@ -232,6 +232,45 @@ def newest_batches(folder: Path, most: int = sys.maxsize) -> tuple[list[Batch], 
     return found, closed
 
 
+def newer_batches(folder: Path, tail: TailReader, after: int) -> tuple[list[Batch], bool] | None:
+    """Return the events of a journal after one, and whether it ends as one that was closed.
+
+    Args:
+        folder: of the journal.
+        tail: reads its tail, and has not read beyond that event.
+        after: ``seq`` of the event.
+
+    Returns:
+        The events, in order; None if they are more than the newest bytes of the journal, or damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    files = segment_files(folder)
+    if not files:
+        return None
+    with FileIO(files[-1][2]) as file:
+        seed = read_head(_at(file, 0, SEGMENT_SIZE)).seed
+        size = files[-1][2].stat().st_size
+        start = max(size - NEWEST, SEGMENT_SIZE)
+        start -= (start - SEGMENT_SIZE) % 8
+        data = bytes(8) + _at(file, start, -1)
+    some = list(_whole_frames(data, seed))
+    found = []
+    for frame in some:
+        if frame.kind == Kind.EVENTS and frame.last_seq > after:
+            if frame.first_seq > after + 1:
+                return None
+            found.append(decode_batch(frame.payload).between(after, frame.last_seq))
+            after = frame.last_seq
+    fresh = tail.poll(after, NEWEST)
+    while tail.more and fresh:
+        fresh += tail.poll(fresh[-1].seqs[1], NEWEST)
+    if not some or tail.gap or tail.more:
+        return None
+    return found + fresh, some[-1].kind == Kind.CLOSE and not fresh
+
+
 def _end_of(path: Path, most: int) -> tuple[list[Batch], bool]:
     """Return the newest events of a segment, and whether its last frame says that no more will come."""
     with FileIO(path) as file:
@@ -255,12 +294,10 @@ def _salvaged(data: bytes, seed: int, most: int) -> tuple[list[Batch], bool]:
     """Return the events of the last whole frames in some bytes, and whether the last says that no more will come."""
     payloads: list[bytes] = []
     closed = False
-    place = 0
-    while (frame := later_frame(data, seed, place)) is not None:
-        for one in (frame, *frames(data, seed, frame.end)):
-            place, closed = one.end - 1, one.kind == Kind.CLOSE
-            if one.kind == Kind.EVENTS:
-                payloads.append(one.payload)
+    for one in _whole_frames(data, seed):
+        closed = one.kind == Kind.CLOSE
+        if one.kind == Kind.EVENTS:
+            payloads.append(one.payload)
     found: list[Batch] = []
     for payload in reversed(payloads):
         if len(found) == most:
@@ -268,6 +305,15 @@ def _salvaged(data: bytes, seed: int, most: int) -> tuple[list[Batch], bool]:
         with suppress(StateError):
             found.append(decode_batch(payload))
     return found[::-1], closed
+
+
+def _whole_frames(data: bytes, seed: int) -> Iterator[Frame]:
+    """Yield the whole frames in some bytes behind the first one."""
+    place = 0
+    while (frame := later_frame(data, seed, place)) is not None:
+        for one in (frame, *frames(data, seed, frame.end)):
+            place = one.end - 1
+            yield one
 
 
 def oldest_batches(folder: Path) -> list[Batch]:

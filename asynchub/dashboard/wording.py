@@ -75,8 +75,8 @@ def footer(
     if facts.below_zero:
         what = "value" if all(curve.single for curve in curves) else "stroke"
         parts.append(f"{_many(facts.below_zero, what)} at 0 or below, at the bottom edge (▼)")
-    counts = np.array([_not_finite(curve.buckets) for curve in curves], np.int64).reshape(-1, 3).sum(axis=0)
-    if bad := not_finite_in_words(*counts.tolist()):
+    counts = [_not_finite(curve.buckets) for curve in curves if curve.not_finite]
+    if bad := not_finite_in_words(*(sum(column) for column in zip((0, 0, 0), *counts, strict=True))):
         parts.append(f"{bad} (◆)")
     if facts.unplaced:
         parts.append(f"{_many(facts.unplaced, 'value')} not drawn: no place on this axis")
@@ -156,9 +156,8 @@ def _curve_in_words(curve: Curve) -> str:
     text = f"from step {curve.start:,} to {curve.stop:,}: {_many(curve.points, 'value')}"
     finite = np.flatnonzero(~np.isnan(buckets.min))
     if len(finite):
-        means = np.where(np.isnan(buckets.means), buckets.min, buckets.means)  # one of no sample has no mean
         lowest, highest = finite[np.argmin(buckets.min[finite])], finite[np.argmax(buckets.max[finite])]
-        first, last = (format_quantity(curve.key, float(means[row])) for row in (finite[0], finite[-1]))
+        first, last = (format_quantity(curve.key, _mean(buckets, row)) for row in (finite[0], finite[-1]))
         about = "" if curve.single or curve.width == 1 else "about "
         text += f", first {about}{first}, last {about}{last}"
         for name, row, values in (("smallest", lowest, buckets.min), ("largest", highest, buckets.max)):
@@ -167,10 +166,17 @@ def _curve_in_words(curve: Curve) -> str:
             text += f", {name} {number} {about} step {int(buckets.first[row]):,}"
     else:
         text += ", none of them finite"
-    bad = np.flatnonzero(buckets.not_finite)
-    if len(bad):
+    if curve.not_finite:
+        bad = np.flatnonzero(buckets.not_finite)
         text += f"; {not_finite_in_words(*_not_finite(buckets))} from step {int(buckets.first[bad[0]]):,} on"
     return text
+
+
+def _mean(buckets: Buckets, row: int) -> float:
+    """Return the mean of a bucket; one of no sample has none, but is drawn."""
+    with np.errstate(all="ignore"):
+        mean = float(buckets.sum[row] / buckets.weight[row]) if buckets.weight[row] > 0 else np.nan
+    return float(buckets.min[row]) if np.isnan(mean) else mean
 
 
 def _not_finite(buckets: Buckets) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
 """What viewers are told as it happens: one loop takes what has come, and each viewer gets what is new to him.
 
 Rates: a list of runs at most once a second; a first screen 4 times, and once a second even if nothing has changed but
-    ages; curves ``CURVES_EACH`` seconds at the soonest, and if nothing is new about one but up to which event it was
-    read, once a second.
+    ages; curves ``CURVES_EACH`` seconds at the soonest, later if they take long to make, and if nothing is new about
+    one but up to which event it was read, once a second.
 Slow: a viewer is told nothing more until he has taken what he was told; then he gets the newest state. What waits for
     him is at most what one turn has made. One that takes nothing for ``SEND_SECONDS`` is let go.
 Shared: what several viewers look at is made once.
@@ -33,8 +33,12 @@ CURVES_EACH = 0.09
 SCREEN_EACH = 0.24
 SCREEN_AT_LEAST = 1.0
 ROWS_EACH = 1.0
-REST = 3.0
-"""Curves that take long to make are made less often: after so many times as long, besides."""
+REST = 9.0
+"""Curves are made again after so many times as long as they took, besides, so that they take a tenth of the time ..."""
+LONGEST_REST = 0.1
+"""... but, so that they are fresh, after no more than so many seconds ..."""
+LEAST_REST = 3.0
+"""... or, if that is longer, so many times as long: they never take more than a quarter of the time."""
 WORDS_EACH = 1.0
 SEND_SECONDS = 30.0
 LOADING_PAUSE = 0.01
@@ -226,7 +230,8 @@ class Live:
         if look.curves is None or now - told.curves_at < CURVES_EACH:
             return
         charts = self._source.charts(look.curves)
-        told.curves_at = now + REST * (time.monotonic() - now)
+        took = time.monotonic() - now
+        told.curves_at = now + max(min(REST * took, LONGEST_REST), LEAST_REST * took)
         found = [
             change
             for change in changes(told.charts, charts)

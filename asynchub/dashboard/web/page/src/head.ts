@@ -8,6 +8,7 @@ import { chosen } from "./theme";
 
 const SHOWN_ALERTS = 3;
 const SPOKEN_EACH = 10;
+const NO_RUN = "There is no run here yet. It is shown as soon as there is one.";
 const ICONS: Record<Level, string> = { good: "●", plain: "", quiet: "", warn: "▲", bad: "▲" };
 const DOTS = {
   running: "●",
@@ -55,6 +56,19 @@ export function showTop(list: RunList | null, screen: Screen | null, live: boole
   ]);
 }
 
+/**
+ * Shows how the run is, and what is wrong with it. Of one that was just chosen nothing is here yet: what there was of
+ * another one stands, pale, until it comes.
+ */
+export function showRun(list: RunList | null, screen: Screen | null, another: boolean, allAlerts: boolean): void {
+  byId("answers").classList.toggle("stale", !screen);
+  if (screen || !another || !list?.rows.length) {
+    showAnswers(screen, list && !list.rows.length ? list.problem || NO_RUN : "Loading…");
+    showAlerts(screen, allAlerts);
+  }
+  document.title = screen ? `${screen.status.word} · ${cut(screen.row.name, 60)} · asynchub` : "asynchub";
+}
+
 /** A curve and a mark on it. */
 function logo(): Child {
   return h("span", { class: "logo", "aria-hidden": "true" });
@@ -84,7 +98,7 @@ function steering(list: RunList | null, screen: Screen | null): Child {
   return h("span", { class: "steer" }, ...buttons, why);
 }
 
-export function showAnswers(screen: Screen | null, said: string): void {
+function showAnswers(screen: Screen | null, said: string): void {
   if (!screen) {
     morph(byId("answers"), [h("div", { class: "answer" }, h("p", { class: "mute" }, said))]);
     return;
@@ -127,7 +141,7 @@ function zoomTo(line: Line): Child {
   return h("button", { type: "button", class: "link", "data-do": "zoom-there", "data-arg": arg }, "Zoom there");
 }
 
-export function showAlerts(screen: Screen | null, open: boolean): void {
+function showAlerts(screen: Screen | null, open: boolean): void {
   const alerts = screen?.alerts ?? [];
   const shown = open ? alerts : alerts.slice(0, SHOWN_ALERTS);
   const rest = alerts.length - shown.length;

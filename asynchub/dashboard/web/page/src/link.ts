@@ -52,10 +52,10 @@ export class Link {
   private stopped = false;
 
   constructor(private readonly listener: Listener) {
-    this.token = takeToken();
+    this.token = takeToken() || kept();
     addEventListener("hashchange", () => {
       const token = takeToken();
-      if (token) this.unlock(token);
+      if (token) this.unlock(token); // any other address is of what is shown: the line stays as it is
     });
     addEventListener("online", () => this.hurry());
     document.addEventListener("visibilitychange", () => {
@@ -208,11 +208,11 @@ async function wordsOf(answer: Response): Promise<string> {
   }
 }
 
-/** Returns the token of this tab, after taking it out of the address. */
+/** Returns the token in the address, after taking it out of there and keeping it for this tab; "" if there is none. */
 function takeToken(): string {
   const said = new URLSearchParams(location.hash.replace(/^#/, ""));
   const token = said.get("t");
-  if (token === null) return kept();
+  if (token === null) return "";
   said.delete("t");
   const rest = said.toString();
   history.replaceState(null, "", `${location.pathname}${location.search}${rest ? `#${rest}` : ""}`);

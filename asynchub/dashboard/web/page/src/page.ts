@@ -6,14 +6,15 @@
  *     that is shown.
  */
 
-import { curvesWanted, type Look, stepsWanted } from "./asking";
+import { type Look, stepsWanted } from "./asking";
 import type { DrawnRun } from "./chart";
 import type { GroupHead, Mark, RunList, RunRow, Screen } from "./contract";
-import { byId, cut, h } from "./dom";
+import { byId } from "./dom";
 import { Dialog } from "./dialogs";
-import { Grid, gridFrame, moreFrame, showNoCharts } from "./grid";
+import { pageFrame } from "./frame";
+import { Grid, showNoCharts } from "./grid";
 import { KeyList } from "./keylist";
-import { headFrame, showAlerts, showAnswers, showTop, Speaker } from "./head";
+import { showRun, showTop, Speaker } from "./head";
 import { flagsOfMarks, flagsOfTrial } from "./flags";
 import { MarkList } from "./marklist";
 import { later } from "./later";
@@ -31,21 +32,20 @@ import {
 } from "./model";
 import type { Panel } from "./panel";
 import { Pointing } from "./pointing";
+import { Questions } from "./questions";
 import { Reach, rounded, widened } from "./reach";
-import { runsFrame, showRuns } from "./runs";
+import { showRuns } from "./runs";
 import { isLog, type State } from "./state";
-import { showStory, storyFrame } from "./story";
+import { showStory } from "./story";
 import { palette } from "./theme";
-import { lineInWords, type Offer, showFollow, showToolbar, toolbarFrame } from "./toolbar";
+import { lineInWords, type Offer, showFollow, showToolbar } from "./toolbar";
 import { Curves, type Message } from "./wire";
 
 type Part = "head" | "runs" | "tools" | "charts" | "curves" | "story" | "beside";
 
-const ASK_AFTER = 25;
 /** Milliseconds of a frame that news may take for drawing, and what the reader has asked for; the rest comes later. */
 const [NEWS, ASKED] = [5, 40];
 const URGENT = 500;
-const NO_RUN = "There is no run here yet. It is shown as soon as there is one.";
 
 export class Page {
   list: RunList | null = null;
@@ -72,35 +72,20 @@ export class Page {
   private readonly dirty = new Set<Part>();
   private readonly marks = new MarkList(() => this.change("curves"));
   private readonly keys = new KeyList();
+  private readonly questions = new Questions(this, () => this.settle());
   private seen: number | null = null;
   private frame = 0;
-  private asking = 0;
-  private asked = "";
-  private askedAt = Number.NEGATIVE_INFINITY;
-  private number = 0;
-  private askedKeys: string[] = [];
   private waiting: Panel[] = [];
   private touched = 0;
-  private isAnswered = false;
   private wasBeside = false;
 
   constructor(readonly state: State) {
-    const beside = h("section", { id: "beside", class: "card", "aria-label": "Runs beside one another", hidden: true });
-    const legend = h("ul", { id: "groups", class: "legend", "aria-label": "Groups of runs" });
-    byId("asynchub").append(
-      ...headFrame(),
-      h(
-        "main",
-        {},
-        runsFrame(),
-        h("div", { class: "body" }, toolbarFrame(), legend, beside, ...gridFrame(), ...storyFrame(), moreFrame()),
-      ),
-    );
+    byId("asynchub").append(...pageFrame());
     this.grid = new Grid(
       (panel) => this.pointing.on(panel),
       () => {
         this.change("curves");
-        this.askSoon();
+        this.questions.soon();
       },
       (panel) => this.redraw(panel),
     );
@@ -115,7 +100,7 @@ export class Page {
       if (now.follow !== before.follow || now.range !== before.range)
         this.seen = now.follow ? null : (this.shown?.status.step ?? null);
       this.change("head", "runs", "tools", "charts", "curves", "beside");
-      this.askSoon();
+      this.questions.soon();
       this.findMarks();
     });
   }
@@ -126,7 +111,7 @@ export class Page {
     document.body.classList.toggle("few", !this.offer.more);
     this.change("head", "runs", "tools", "charts", "story", "beside");
     source.start();
-    this.askSoon();
+    this.questions.soon();
     if (this.state.now.keys !== null) void this.listKeys(0);
   }
 
@@ -164,12 +149,11 @@ export class Page {
       this.curves.take(message);
     } catch (error) {
       console.warn("asynchub:", error);
-      this.asked = "";
-      this.askSoon();
+      this.questions.again();
       return;
     }
-    this.isAnswered = message.n === this.number || !this.source.live;
-    if (message.n === this.number) this.curves.keep(this.askedKeys);
+    const keys = this.questions.take(message);
+    if (keys) this.curves.keep(keys);
     this.learn();
     this.change("curves", ...(this.state.now.group ? (["runs"] as const) : []));
   }
@@ -272,14 +256,7 @@ export class Page {
     const screen = this.shown;
     if (dirty.has("head")) {
       showTop(this.list, screen, this.source.live, this.made);
-      // of a run that was just chosen nothing is here yet: what there was stands, pale, until it comes
-      byId("answers").classList.toggle("stale", !screen);
-      if (screen || !this.screen || !this.list?.rows.length) {
-        const none = this.list && !this.list.rows.length ? this.list.problem || NO_RUN : "Loading…";
-        showAnswers(screen, none);
-        showAlerts(screen, this.allAlerts);
-      }
-      document.title = screen ? `${screen.status.word} · ${cut(screen.row.name, 60)} · asynchub` : "asynchub";
+      showRun(this.list, screen, this.screen !== null, this.allAlerts);
     }
     if (dirty.has("runs")) {
       const [rows, coloured] = this.rows;
@@ -302,7 +279,7 @@ export class Page {
       const step = screen?.status.step ?? null;
       if (!now.follow && this.seen === null) this.seen = step;
       showFollow(now, step === null || this.seen === null ? 0 : Math.max(0, step - this.seen), this.goesOn(screen));
-      this.askSoon();
+      this.questions.soon();
     }
     this.drawSome();
   }
@@ -346,7 +323,7 @@ export class Page {
 
   private redraw(panel: Panel): void {
     this.drawPanel(panel, this.drawn(), this.flags(), palette());
-    this.askSoon();
+    this.questions.soon();
   }
 
   private drawPanel(panel: Panel, runs: DrawnRun[], flags: Flag[], colours: ReturnType<typeof palette>): void {
@@ -379,7 +356,7 @@ export class Page {
 
   // --- what is asked for
 
-  private get look(): Look {
+  get look(): Look {
     const near = this.grid.near;
     return {
       state: this.state.now,
@@ -394,25 +371,9 @@ export class Page {
     };
   }
 
-  private askSoon(): void {
-    const wait = performance.now() - this.askedAt < ASK_AFTER ? ASK_AFTER : 0; // the first of several is not kept waiting
-    if (!this.asking) this.asking = window.setTimeout(() => this.ask(), wait);
-  }
-
-  private ask(): void {
-    this.asking = 0;
-    this.askedAt = performance.now();
-    if (!this.source) return;
-    const wanted = { filter: this.state.now.filter, screen: this.main || null, curves: curvesWanted(this.look) };
-    const text = JSON.stringify(wanted);
-    if (text === this.asked) {
-      if (this.isAnswered && !this.waiting.length && !this.frame) this.busy(false);
-      return;
-    }
-    this.asked = text;
-    this.isAnswered = !wanted.curves;
-    this.askedKeys = wanted.curves?.keys ?? [];
-    this.number = this.source.want(wanted);
+  /** Says that the charts are those that were asked for, if they are. */
+  private settle(): void {
+    if (this.questions.isAnswered && !this.waiting.length && !this.frame) this.busy(false);
   }
 
   private findMarks(): void {
