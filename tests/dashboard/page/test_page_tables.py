@@ -58,6 +58,10 @@ def _table(looked: Looked, rows: int = RUNS) -> list[dict[str, str]]:
     return found
 
 
+def _lasts(looked: Looked) -> list[float]:
+    return [float(row["last"]) for row in _table(looked)]
+
+
 def test_the_table_has_what_the_server_tells_in_its_order(browser: Any, served: Served) -> None:
     told = _whole(served, "/api/table", key="train/loss", by="best", mode="min")
     with looking(browser, served, "view=table&by=best&better=min") as looked:
@@ -87,8 +91,8 @@ def test_a_click_sorts_and_selects_and_the_address_keeps_it(browser: Any, served
         page.click("[data-do=better][data-arg=max]")
         page.click("[data-do=order-by][data-arg=last]")
         looked.until(lambda: page.locator("th[aria-sort=descending]").inner_text().startswith("Last"))
-        looked.until(lambda: float(_table(looked)[0]["last"]) > 0.7)
-        lasts = [float(row["last"]) for row in _table(looked)]
+        looked.until(lambda: (lasts := _lasts(looked)) == sorted(lasts, reverse=True) and lasts[0] > 0.7)
+        lasts = _lasts(looked)
         assert lasts == sorted(lasts, reverse=True)
         third = _table(looked)[2]["id"]
         page.click(f"#beside tr[data-id='{third}'] [data-do=run]")
