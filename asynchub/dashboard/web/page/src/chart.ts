@@ -291,7 +291,8 @@ export class Chart {
   }
 
   private ySplits(plot: uPlot, low: number, high: number, increment: number): number[] {
-    if (this.picture?.drawing.log) return powers(low, high, Math.max(2, plot.over.clientHeight / (34 * this.size)));
+    const room = plot.height - (LANES + 24) * this.size; // the plot itself is not laid out yet when it is first drawn
+    if (this.picture?.drawing.log) return powers(low, high, Math.max(2, room / (34 * this.size)));
     const found = [];
     for (let tick = Math.ceil(low / increment - 1e-9); tick * increment <= high + increment * 1e-9; tick++) {
       found.push(Number((tick * increment).toPrecision(12)));
