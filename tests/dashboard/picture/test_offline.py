@@ -147,3 +147,17 @@ def test_a_browser_that_cannot_unpack_curves_says_so(browser: Browser, tmp_path:
     tab.goto(path.as_uri())
     tab.get_by_text("this browser has no DecompressionStream").wait_for(timeout=20_000)
     tab.close()
+
+
+def test_a_page_says_when_its_charts_are_drawn_however_many_frames_that_takes(browser: Browser, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    run = write_run(tmp_path / "run", {f"noise/{number}": rng.normal(0, 1, 10_000) for number in range(16)})
+    path = export([run], tmp_path / "run.html", keys=["**"], cache=tmp_path / "cache")
+    tab, wrong = _opened(browser, path, viewport={"width": 1200, "height": 3000})
+    slower = tab.context.new_cdp_session(tab)
+    slower.send("Emulation.setCPUThrottlingRate", {"rate": 10})
+    tab.reload()
+    tab.locator("#charts .chart canvas").nth(7).wait_for()
+    tab.locator("#charts[aria-busy=false]").wait_for(timeout=10_000)
+    assert not wrong
+    tab.close()

@@ -282,6 +282,7 @@ export class Page {
       this.questions.soon();
     }
     this.drawSome();
+    if (!this.source.live) this.settle(); // nothing else comes that would say so
   }
 
   /** Shows what stands in the place of the charts, if something does. */
