@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from asynchub.dashboard.web.wire import decode
 from tests.dashboard.page.browsers import Looked, looking
 from tests.dashboard.page.sample_runs import sample_run
 from tests.dashboard.runs import Writer, columns_of
@@ -60,11 +61,16 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     writers = [sample_run(top / f"run-{number}", number, STEPS, keys=KEYS, closed=number > 0) for number in range(5)]
     with serving([top], tmp_path_factory.mktemp("cache")) as served:
         runs = list(served.runs.values())
-        for _ in range(200):  # until all of them are read: the bounds are of what is warm
-            message = served.curves(runs=runs, keys=list(KEYS), buckets=800)
-            if len(message) > 5 * 10 * 400 * 20:
-                break
+        deadline = time.monotonic() + 60
+        while _read(served, runs) < min(writer.seq for writer in writers):  # the bounds are of what is warm
+            assert time.monotonic() < deadline
         yield Ready(served, writers[0])
+
+
+def _read(served: Served, runs: list[str]) -> int:
+    """Return up to which event the curves of all runs are read."""
+    charts = decode(served.curves(runs=runs, keys=list(KEYS), buckets=800))["charts"]
+    return min(int(series["seq"]) for chart in charts for series in chart["series"])
 
 
 def _ten(looked: Looked) -> None:
