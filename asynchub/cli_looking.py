@@ -74,10 +74,12 @@ def serve(options: argparse.Namespace) -> int:
         ImportError: a library is missing.
         OSError: a file cannot be read or written.
     """
+    from asynchub.dashboard.allocating import keep_freed
     from asynchub.dashboard.web.serving import Serving
     from asynchub.dashboard.web.serving import serve as serve_runs
     from asynchub.overlaying import Overlay
 
+    keep_freed()
     serving = Serving(
         folders=tuple(options.runs),
         host=options.host,
@@ -91,6 +93,7 @@ def serve(options: argparse.Namespace) -> int:
         broker=options.broker or "",
         runs=tuple(options.names),
     )
+    keep_freed()
     with Overlay() as tried:
         serve_runs(
             serving,
@@ -176,8 +179,10 @@ def plot(options: argparse.Namespace) -> int:
         ImportError: a library is missing.
         OSError: a file cannot be read or written.
     """
+    from asynchub.dashboard.allocating import keep_freed
     from asynchub.dashboard.picture.export import export
 
+    keep_freed()
     path = export(
         options.runs,
         options.output,

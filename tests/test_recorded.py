@@ -11,7 +11,7 @@ from asynchub import Journal, MessageHub
 from asynchub.errors import JournalCorruptError
 from asynchub.events import EventsDropped, InfoUpdated, Rewound, ScalarUpdated
 from asynchub.recorded import recorded_events, streamed_events
-from tests.dashboard.runs import Point, Writer
+from tests.dashboard.runs import Point, Writer, compacted_run
 
 
 def rewinds_of(run: Path) -> list[tuple[int, int]]:
@@ -55,14 +55,7 @@ def test_what_is_in_the_tail_only_is_streamed_too(tmp_path: Path) -> None:
 
 
 def test_what_was_deleted_is_streamed_from_the_snapshot_or_said_to_be_missing(tmp_path: Path) -> None:
-    hub = MessageHub("run")
-    hub.attach(Journal(tmp_path / "run" / "journal", segment_size=1, compact=True, interval=0.01))
-    for hub.step in range(300):
-        hub.update_scalar("loss", float(hub.step))
-        if hub.step % 100 == 50:
-            hub.commit()
-            hub.save(tmp_path / "run")
-    hub.close()
+    compacted_run(tmp_path / "run", 300)
     streamed = list(streamed_events(tmp_path / "run", "loss", rewinds=[]))
     assert streamed == list(recorded_events(tmp_path / "run", "loss"))
     assert [event.step for event in streamed] == list(range(300))

@@ -34,8 +34,6 @@ from asynchub.history import NO_STEP
 
 __all__ = ("Pyramid",)
 
-SPARE = 2**24
-"""Bytes of the array that ``_keep_freed`` makes."""
 MOST_EVENTS = 8_000_000
 """Events, at most, that the journal is read for at once to show single values."""
 
@@ -53,7 +51,6 @@ class Pyramid:
     """
 
     def __init__(self, folder: str | PathLike[str], cache: str | PathLike[str] | None = None) -> None:
-        _keep_freed()
         self.folder = Path(folder)
         self._lock = threading.RLock()
         self._reader = RunReader(self.folder, None if cache is None else Path(cache))
@@ -310,15 +307,6 @@ class Pyramid:
         before[np.searchsorted(rows.first_seq, missing.rows.first_seq, side="right") - 1] += missing.before
         which = np.searchsorted(rows.first_seq, found.first_seq, side="right") - 1
         return numbered(Owned(which, found), before).rows
-
-
-def _keep_freed() -> None:
-    """Make and drop a large array, after which the C library of Linux keeps twice as much of what is freed.
-
-    Before, it gives the operating system back all that is free beyond 128 KiB each time, and gets it again page by
-    page: that was half of the time in which a journal is read.
-    """
-    np.empty(SPARE, np.uint8)
 
 
 def _intervals(parts: Iterable[Buckets]) -> list[tuple[int, int]]:

@@ -6,9 +6,6 @@
     unfinished  one row for each point of a stretch that the end of a life has cut short: ``seq``, and in ``life`` how
                 many lives had ended so by then
 
-Between two cuts a run only grows. So what it was before cut N is what it was after cut N, up to ``after``, and then the
-run ``aside``; undone like this, newest first, the cuts lead back to whatever the run once was.
-
 Kept: rows that come back are copied, so each run that was set aside stays whole.
 Unfinished: a run that is resumed from a state before the end of a life goes on with the stretches that were open, and
     has no points of that end.
@@ -22,6 +19,7 @@ import uuid
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from asynchub.subscribers.cut_pieces import set_aside
 from asynchub.subscribers.sqlite_tables import COLUMNS, add_run
 
 __all__ = ("add_cuts", "cut", "forget_unfinished", "go_back", "has_more", "mark_unfinished", "newest_cut")
@@ -112,20 +110,17 @@ def go_back(database: sqlite3.Connection, run: int, seq: int, number: int) -> st
         Why it is not all that it was, in words; empty if it is.
     """
     problem = ""
-    stop, pieces = seq, list[_Piece]()
     cuts = database.execute(
         "SELECT after, aside, size FROM cuts WHERE run = ? AND number > ? ORDER BY number", (run, number)
-    ).fetchall()
-    for after, aside, size in cuts:
-        if after >= stop:
-            continue
-        if aside is not None:
-            is_own = database.execute("SELECT 1 FROM runs WHERE id = ? AND rewound_from = ?", (aside, run)).fetchone()
-            if is_own is None or _size(database, [_Piece(aside, -LAST, LAST)]) != size:
-                problem = f"of run {aside}, which was set aside, rows were deleted"
-            if is_own is not None:
-                pieces.append(_Piece(aside, after, stop))
-        stop = after
+    )
+    stop, rest = set_aside(cuts, seq)
+    pieces = list[_Piece]()
+    for aside, size, after, upto in rest:
+        is_own = database.execute("SELECT 1 FROM runs WHERE id = ? AND rewound_from = ?", (aside, run)).fetchone()
+        if is_own is None or _size(database, [_Piece(aside, -LAST, LAST)]) != size:
+            problem = f"of run {aside}, which was set aside, rows were deleted"
+        if is_own is not None:
+            pieces.append(_Piece(aside, after, upto))
     if stop == seq or _are_alike(database, _Piece(run, stop, seq), pieces):
         return problem
     cut(database, run, stop)

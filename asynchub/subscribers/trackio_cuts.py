@@ -4,9 +4,7 @@
                     ``after``, the ``seq`` up to which it stayed; ``aside``, the ``run_id`` that the rest got, NULL if
                     there was none; ``size``, its rows
 
-A table in Trackio's own file, which passes over it. Between two cuts a run only grows. So what it was before cut N is
-what it was after cut N, up to ``after``, and then the run ``aside``; undone like this, newest first, the cuts lead back
-to whatever the run once was.
+A table in Trackio's own file, which passes over it.
 
 Identities: a row's ``log_id`` begins with its ``seq``. One that the end of a life has cut short ends in
     ``:unfinished-<lives that had ended by then>``; one that was set aside gets ``-rewound-<number>``, as Trackio knows
@@ -20,6 +18,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from asynchub.subscribers.cut_pieces import set_aside
 
 __all__ = ("UNFINISHED", "add_cuts", "cut", "forget_unfinished", "go_back", "has_more", "newest_cut")
 
@@ -98,18 +98,14 @@ def go_back(database: sqlite3.Connection, run_id: str, name: str | None, seq: in
         Why it is not all that it was, in words; empty if it is.
     """
     problem = ""
-    stop, pieces = seq, list[_Piece]()
     cuts = database.execute(
         "SELECT after, aside, size FROM asynchub_cuts WHERE run_id = ? AND number > ? ORDER BY number", (run_id, number)
-    ).fetchall()
-    for after, aside, size in cuts:
-        if after >= stop:
-            continue
-        if aside is not None:
-            if _size(database, [_Piece(aside, -LAST, LAST)]) != size:
-                problem = f"of run {aside}, which was set aside, rows were deleted"
-            pieces.insert(0, _Piece(aside, after, stop))
-        stop = after
+    )
+    stop, rest = set_aside(cuts, seq)
+    for one in rest:
+        if _size(database, [_Piece(one.name, -LAST, LAST)]) != one.size:
+            problem = f"of run {one.name}, which was set aside, rows were deleted"
+    pieces = [_Piece(one.name, one.after, one.upto) for one in rest]
     if stop == seq or _are_alike(database, _Piece(run_id, stop, seq), pieces):
         return problem
     cut(database, run_id, name, stop)

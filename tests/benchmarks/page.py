@@ -26,7 +26,7 @@ import numpy as np
 from asynchub.dashboard.keeping import cache_path
 from asynchub.dashboard.pyramid import Pyramid
 from tests.benchmarks.common import figures, header, quick, table
-from tests.dashboard.page.processes import Process, browsers_of, browsing, missing, opened, served, until, used
+from tests.dashboard.page.processes import ZOOM, Process, browsers_of, browsing, missing, opened, served, until, used
 from tests.dashboard.page.sample_runs import sample_run
 from tests.dashboard.runs import Writer, columns_of
 
@@ -55,21 +55,6 @@ LISTED = """window.shown = new Promise((done) => {
     };
     requestAnimationFrame(look);
 });"""
-ZOOM = """async (range) => {
-    const began = performance.now();
-    const truths = [...document.querySelectorAll('.chart .truth')];
-    const before = truths.map((one) => one.textContent);
-    const changed = new Promise((done) => {
-        const watcher = new MutationObserver(() => {
-            if (truths.every((one, at) => one.textContent !== before[at])) { watcher.disconnect(); done(); }
-        });
-        for (const one of truths) watcher.observe(one, { childList: true, characterData: true, subtree: true });
-    });
-    location.hash = location.hash.replace(/&range=[^&]*/, '') + `&range=${range}`;
-    await changed;
-    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-    return performance.now() - began;
-}"""
 LONG = """() => {
     window.long = [];
     new PerformanceObserver((list) => window.long.push(...list.getEntries().map((one) => one.duration)))

@@ -26,12 +26,14 @@ SEGMENT = 2**26
 VIEWING = """
 import json, resource, sys, time
 from pathlib import Path
+from asynchub.dashboard.allocating import keep_freed
 from asynchub.dashboard.curves import curves, sparkline
 from asynchub.dashboard.pyramid import Pyramid
 def memory():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 before = memory()
+keep_freed()
 folder, most = Path(sys.argv[1]), int(sys.argv[2])
 start = time.perf_counter()
 runs = [Pyramid(run, folder / "cache") for run in sorted(folder.glob("run-*"))]

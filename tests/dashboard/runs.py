@@ -15,9 +15,11 @@ from asynchub.codec.encoder import dumps
 from asynchub.dashboard.buckets import Buckets
 from asynchub.events import Event, Rewound
 from asynchub.history import NO_STEP
+from asynchub.hub import MessageHub
 from asynchub.journal.frames import REWINDS, Kind, pack_frame, pack_head, read_head
+from asynchub.journal.journal import Journal
 
-__all__ = ("RUN_ID", "Point", "Writer", "brute_force", "check_same", "columns_of")
+__all__ = ("RUN_ID", "Point", "Writer", "brute_force", "check_same", "columns_of", "compacted_run")
 
 RUN_ID = bytes(range(16))
 
@@ -135,3 +137,15 @@ def check_same(buckets: Buckets, cells: Mapping[int, list[Point]]) -> None:
 def sum_of(values: NDArray[np.float64]) -> float:
     """Return the sum of values, exact but for one rounding."""
     return fsum(values.tolist())
+
+
+def compacted_run(run: Path, steps: int) -> None:
+    """Write a run with a scalar ``loss``, its step; most of its journal is deleted, as snapshots have it."""
+    hub = MessageHub("run")
+    hub.attach(Journal(run / "journal", segment_size=1, compact=True, interval=0.01))
+    for hub.step in range(steps):
+        hub.update_scalar("loss", float(hub.step))
+        if hub.step % 100 == 50:
+            hub.commit()
+            hub.save(run)
+    hub.close()

@@ -17,7 +17,7 @@ from asynchub import Journal, JsonlLogger, MessageHub
 from asynchub.dashboard.buckets import Buckets, reduce
 from asynchub.dashboard.pyramid import Pyramid
 from asynchub.events import Rewound
-from tests.dashboard.runs import RUN_ID, Point, Writer, brute_force, check_same, columns_of
+from tests.dashboard.runs import RUN_ID, Point, Writer, brute_force, check_same, columns_of, compacted_run
 
 pytestmark = pytest.mark.usefixtures("_grown_up")
 
@@ -253,14 +253,7 @@ def test_another_run_in_its_place_is_begun_anew(tmp_path: Path) -> None:
 
 
 def test_what_was_deleted_comes_from_the_snapshot(tmp_path: Path) -> None:
-    hub = MessageHub("run")
-    hub.attach(Journal(tmp_path / "run" / "journal", segment_size=1, compact=True, interval=0.01))
-    for hub.step in range(300):
-        hub.update_scalar("loss", float(hub.step))
-        if hub.step % 100 == 50:
-            hub.commit()
-            hub.save(tmp_path / "run")
-    hub.close()
+    compacted_run(tmp_path / "run", 300)
     points = [Point("loss", step, float(step)) for step in range(300)]
     with Pyramid(tmp_path / "run", tmp_path / "cache") as pyramid:
         pyramid.update()

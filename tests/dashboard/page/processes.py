@@ -22,6 +22,22 @@ ROOT = Path(__file__).parents[3]
 WAIT = 120.0
 TEN = {"width": 1400, "height": 2600}
 """A window in which ten charts are seen at once."""
+ZOOM = """async (range) => {
+    const began = performance.now();
+    const truths = [...document.querySelectorAll('.chart .truth')];
+    const before = truths.map((one) => one.textContent);
+    const changed = new Promise((done) => {
+        const watcher = new MutationObserver(() => {
+            if (truths.every((one, at) => one.textContent !== before[at])) { watcher.disconnect(); done(); }
+        });
+        for (const one of truths) watcher.observe(one, { childList: true, characterData: true, subtree: true });
+    });
+    location.hash = location.hash.replace(/&range=[^&]*/, '') + `&range=${range}`;
+    await changed;
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    return performance.now() - began;
+}"""
+"""Changes the part of the axis; tells how many milliseconds it took until all charts were drawn anew."""
 
 
 class Process(NamedTuple):

@@ -13,6 +13,7 @@ import pytest
 
 from asynchub.dashboard.web.wire import decode
 from tests.dashboard.page.browsers import Looked, looking
+from tests.dashboard.page.processes import ZOOM
 from tests.dashboard.page.sample_runs import sample_run
 from tests.dashboard.runs import Writer, columns_of
 from tests.dashboard.web.servers import Served, serving
@@ -22,23 +23,6 @@ pytestmark = pytest.mark.slow
 STEPS = 100_000
 KEYS = tuple(f"key-{number}" for number in range(10))
 TALL = {"width": 1400, "height": 2600}
-ZOOM = """async (range) => {
-    const began = performance.now();
-    const truths = [...document.querySelectorAll('.chart .truth')];
-    const before = truths.map((one) => one.textContent);
-    const changed = new Promise((done) => {
-        const watcher = new MutationObserver(() => {
-            if (truths.every((one, at) => one.textContent !== before[at])) { watcher.disconnect(); done(); }
-        });
-        for (const one of truths) watcher.observe(one, { childList: true, characterData: true, subtree: true });
-    });
-    location.hash = location.hash.replace(/&range=[^&]*/, '') + `&range=${range}`;
-    await changed;
-    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-    return performance.now() - began;
-}"""
-
-
 COUNT = """window.drawn = {};
 const clear = CanvasRenderingContext2D.prototype.clearRect;
 CanvasRenderingContext2D.prototype.clearRect = function (...box) {

@@ -128,18 +128,10 @@ function rowOf(row: RunRow, at: number, isMain: boolean, coloured: Set<string>, 
       h("span", { class: "name" }, h("bdi", {}, cut(base, 120)), h("small", { class: row.level }, cut(words, 160))),
       metric ? h("span", { class: "metric", title: cut(metric[0], 120) }, cut(metric[1], 16)) : null,
     ),
-    h(
-      "button",
-      {
-        type: "button",
-        class: "pin",
-        "data-do": "pin",
-        "data-arg": row.id,
-        "aria-pressed": String(isPinned),
-        "aria-label": `Pin ${cut(row.name, 60)}`,
-        title: `${isPinned ? "Unpin" : "Pin: it keeps a colour and stays on the charts"}${at < 9 ? ` (key ${at + 1} looks at it)` : ""}`,
-      },
-      isPinned ? "★" : "☆",
+    pin(
+      row,
+      isPinned,
+      `${isPinned ? "Unpin" : "Pin: it keeps a colour and stays on the charts"}${at < 9 ? ` (key ${at + 1} looks at it)` : ""}`,
     ),
   );
 }
@@ -159,4 +151,21 @@ function showSort(rows: RunRow[], by: string): void {
     options.map(([value, text]) => h("option", { value }, text)),
   );
   if (select.value !== by) select.value = by;
+}
+
+/** Returns the button by which a run is pinned, or is no more. */
+export function pin(row: Pick<RunRow, "id" | "name">, isPinned: boolean, title = ""): HTMLElement {
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "pin",
+      "data-do": "pin",
+      "data-arg": row.id,
+      "aria-pressed": String(isPinned),
+      "aria-label": `Pin ${cut(row.name, 60)}`,
+      ...(title ? { title } : {}),
+    },
+    isPinned ? "★" : "☆",
+  );
 }

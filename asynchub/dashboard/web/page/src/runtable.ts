@@ -4,6 +4,7 @@ import { colourNow } from "./colours";
 import type { RunTable, TableRow } from "./contract";
 import { type Child, cut, h, svg } from "./dom";
 import { whole } from "./format";
+import { pin } from "./runs";
 import { swatch } from "./shapes";
 
 export interface TableLook {
@@ -113,21 +114,6 @@ export function nameButton(row: Pick<TableRow, "id" | "name" | "folder" | "colou
     },
     swatch(colourNow(row.colour), row.colour.dash),
     h("bdi", {}, cut(row.name, 120)),
-  );
-}
-
-function pin(row: TableRow, isPinned: boolean): HTMLElement {
-  return h(
-    "button",
-    {
-      type: "button",
-      class: "pin",
-      "data-do": "pin",
-      "data-arg": row.id,
-      "aria-pressed": String(isPinned),
-      "aria-label": `Pin ${cut(row.name, 60)}`,
-    },
-    isPinned ? "★" : "☆",
   );
 }
 
