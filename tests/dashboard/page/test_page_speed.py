@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +88,42 @@ def test_a_chart_is_drawn_once_until_there_is_something_new_of_it(browser: Any, 
         assert set(drawn.values()) == {1}
         looked.page.wait_for_timeout(2500)  # first screens come, which say how old they are
         assert looked.page.evaluate("window.drawn") == drawn
+
+
+@pytest.mark.parametrize("late", ["the scalars", "the first screen"])
+def test_a_chart_is_drawn_once_whatever_comes_first(browser: Any, ready: Ready, late: str) -> None:
+    held: list[Callable[[], None]] = []
+
+    def hold(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def came(message: str | bytes) -> None:
+            if isinstance(message, str) and '"type":"screen"' in message:
+                held.append(lambda: socket.send(message))
+            else:
+                socket.send(message)
+
+        server.on_message(came)
+
+    with looking(browser, ready.served, f"run={ready.served.runs['run-1']}&keys=", **TALL) as looked:
+        _ten(looked)
+        looked.page.add_init_script(COUNT)
+        if late == "the scalars":
+            looked.page.route("**/api/keys*", lambda route: held.append(route.continue_))
+        else:
+            looked.page.route_web_socket("**/api/live*", hold)
+        looked.page.reload()
+        looked.until(lambda: held and looked.page.locator(".chart canvas").count())
+        looked.settled()
+        first, further = (looked.page.locator(f"{place} .chart").count() for place in ("#charts", "#more-charts"))
+        assert (first > 0, further) == (True, 0) if late == "the scalars" else (first, further) == (0, 10)
+        for release in held:
+            release()
+        looked.until(lambda: looked.page.locator("#charts .chart").count())
+        _ten(looked)
+        looked.settled()
+        assert looked.page.evaluate("window.drawn") == {f"Chart of {key}": 1 for key in KEYS}
+        assert looked.faults == []
 
 
 def test_zooming_ten_charts_is_quick(browser: Any, ready: Ready) -> None:

@@ -76,24 +76,27 @@ export class Grid {
     return root ? (this.panels.get(root) ?? null) : null;
   }
 
-  /** Shows the charts that matter most. */
-  show(charts: ChartFacts[], line: string): void {
-    this.first = this.arranged(
-      "charts",
-      this.first,
-      charts.map((chart) => chart.key),
-    );
-    this.first.forEach((panel, at) => panel.describe(charts[at] ?? null, line));
-    for (const panel of this.more) panel.describe(null, line);
-    byId("charts").dataset.count = String(charts.length);
+  /** Shows the charts that matter most, and further ones, each once: one that moves keeps what is drawn of it. */
+  show(charts: ChartFacts[], further: string[], line: string): void {
+    const before = new Map(this.all.map((panel) => [panel.key, panel]));
+    const panel = (key: string) => before.get(key) ?? new Panel(key, this.listener);
+    const facts = new Map(charts.map((chart) => [chart.key, chart]));
+    const first = [...facts.keys()].map(panel);
+    const more = [...new Set(further)].filter((key) => !facts.has(key)).map(panel);
+    if (!isSameList(first, this.first) || !isSameList(more, this.more)) {
+      const kept = new Set([...first, ...more]);
+      for (const old of this.all) if (!kept.has(old)) this.forget(old);
+      [this.first, this.more] = [first, more];
+      this.arrange("charts", first);
+      this.arrange("more-charts", more);
+      this.changed();
+    }
+    for (const one of this.all) one.describe(facts.get(one.key) ?? null, line);
+    byId("charts").dataset.count = String(facts.size);
   }
 
-  /** Shows further charts, but for those that are there already. */
-  showMore(list: KeyList, open: boolean, known: number): void {
-    const { rows, total, problem } = list;
-    const there = new Set(this.first.map((panel) => panel.key));
-    const keys = rows.map((row) => row.key).filter((key) => !there.has(key));
-    this.more = this.arranged("more-charts", this.more, open ? keys : []);
+  /** Says how many scalars there are, and how many of them are shown. */
+  count({ rows, total, problem }: KeyList, open: boolean, known: number): void {
     const count = open
       ? `${whole(total)} of ${whole(known)} scalars`
       : `${whole(known)} ${known === 1 ? "scalar" : "scalars"}`;
@@ -116,22 +119,15 @@ export class Grid {
     next?.root.scrollIntoView({ block: "nearest" });
   }
 
-  private arranged(place: string, old: Panel[], keys: string[]): Panel[] {
-    if (old.length === keys.length && old.every((panel, at) => panel.key === keys[at])) return old;
-    const kept = new Map(old.map((panel) => [panel.key, panel]));
-    const next = keys.map((key) => kept.get(key) ?? new Panel(key, this.listener));
-    for (const panel of old) if (!next.includes(panel)) this.forget(panel);
+  private arrange(place: string, panels: Panel[]): void {
     const target = byId(place);
-    next.forEach((panel, at) => {
+    panels.forEach((panel, at) => {
       if (target.children[at] !== panel.root) target.insertBefore(panel.root, target.children[at] ?? null);
-      if (!this.panels.has(panel.root)) {
-        this.panels.set(panel.root, panel);
-        this.watcher.observe(panel.root);
-        this.sizes.observe(panel.root);
-      }
+      if (this.panels.has(panel.root)) return;
+      this.panels.set(panel.root, panel);
+      this.watcher.observe(panel.root);
+      this.sizes.observe(panel.root);
     });
-    this.changed();
-    return next;
   }
 
   private forget(panel: Panel): void {
@@ -163,4 +159,8 @@ export function showNoCharts(text: string): void {
   }
   if (!said) place.append(h("p", { class: "empty mute" }, cut(text, 400)));
   else morph(said, [cut(text, 400)]);
+}
+
+function isSameList(one: Panel[], other: Panel[]): boolean {
+  return one.length === other.length && one.every((panel, at) => panel === other[at]);
 }

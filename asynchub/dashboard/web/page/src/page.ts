@@ -267,8 +267,10 @@ export class Page {
     if (dirty.has("beside")) this.showBeside();
     if (dirty.has("charts")) {
       const line = lineInWords(now);
-      this.grid.show((screen ?? this.screen)?.charts ?? [], line);
-      this.grid.showMore(this.keys, now.keys !== null, screen?.keys ?? 0);
+      const isOpen = now.keys !== null;
+      const further = isOpen ? this.keys.rows.map((row) => row.key) : [];
+      this.grid.show((screen ?? this.screen)?.charts ?? [], further, line);
+      this.grid.count(this.keys, isOpen, screen?.keys ?? 0);
       this.grid.enlarge(now.large);
       showNoCharts(screen && !screen.charts.length ? "This run has no scalars so far." : "");
       dirty.add("curves");

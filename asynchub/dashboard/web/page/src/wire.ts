@@ -8,6 +8,7 @@
  */
 
 import type { Axis, Drawing, GroupHead } from "./contract";
+import { isSameData } from "./sameness";
 
 /** Doubles where floats would not tell the values apart. */
 export type Values = Float32Array | Float64Array;
@@ -117,14 +118,16 @@ export class Curves {
   /** Takes a message in; returns the keys that it is about. Throws an `Error` if a series does not fit. */
   take(message: Message): string[] {
     for (const part of message.parts) {
-      const before = this.charts.get(part.key)?.series;
+      const before = this.charts.get(part.key);
       const series = new Map<string, Series>();
       for (const { head, from, rows } of part.series) {
-        const old = before?.get(head.run);
+        const old = before?.series.get(head.run);
         if (from > (old?.x.length ?? 0)) throw new Error(`${part.key}: rows from ${from} on, but not those before`);
         series.set(head.run, { ...head, ...(from && old ? joined(old, rows, from) : rows) });
       }
-      this.charts.set(part.key, { drawing: part.drawing, series });
+      const data = { drawing: part.drawing, series };
+      const isWhole = part.series.every(({ from }) => from === 0); // as after each other question
+      if (!isWhole || !before || !isSameData(data, before)) this.charts.set(part.key, data);
     }
     return message.parts.map((part) => part.key);
   }
