@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.dashboard.page.browsers import Looked, looking
-from tests.dashboard.page.sample_runs import sample_run
+from tests.dashboard.page.sample_runs import KEYS, sample_run
 from tests.dashboard.web.servers import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -46,9 +46,9 @@ WIDTHS = """() => {
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="golden-", dir="/tmp") as folder:  # the page says it: always as long
-        for number in range(3):
-            sample_run(Path(folder) / f"run-{number}", number, STEPS)
+        writers = [sample_run(Path(folder) / f"run-{number}", number, STEPS) for number in range(3)]
         with serving([Path(folder)], tmp_path_factory.mktemp("cache")) as server:
+            server.have_read(KEYS, min(writer.seq for writer in writers))
             yield server
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from asynchub.dashboard.web.wire import decode
 from tests.dashboard.page.browsers import Looked, looking
 from tests.dashboard.page.processes import ZOOM
 from tests.dashboard.page.sample_runs import sample_run
@@ -44,17 +43,8 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     top = tmp_path_factory.mktemp("runs")
     writers = [sample_run(top / f"run-{number}", number, STEPS, keys=KEYS, closed=number > 0) for number in range(5)]
     with serving([top], tmp_path_factory.mktemp("cache")) as served:
-        runs = list(served.runs.values())
-        deadline = time.monotonic() + 60
-        while _read(served, runs) < min(writer.seq for writer in writers):  # the bounds are of what is warm
-            assert time.monotonic() < deadline
+        served.have_read(KEYS, min(writer.seq for writer in writers))  # the bounds are of what is warm
         yield Ready(served, writers[0])
-
-
-def _read(served: Served, runs: list[str]) -> int:
-    """Return up to which event the curves of all runs are read."""
-    charts = decode(served.curves(runs=runs, keys=list(KEYS), buckets=800))["charts"]
-    return min(int(series["seq"]) for chart in charts for series in chart["series"])
 
 
 def _ten(looked: Looked) -> None:

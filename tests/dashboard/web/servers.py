@@ -25,6 +25,8 @@ from asynchub.dashboard.web.page_files import PageFile, page_files
 from asynchub.dashboard.web.source import Source
 from asynchub.dashboard.web.steering import Steering
 from asynchub.dashboard.web.tokens import Role, Secrets, Tokens, new_secrets
+from asynchub.dashboard.web.wire import decode
+from tests.waiting import until
 
 __all__ = ("Answer", "Served", "running", "said", "serving", "upgrade")
 
@@ -105,6 +107,15 @@ class Served:
         answer = self.ask("POST", "/api/curves", wanted)
         assert answer.status_code == 200, answer.text
         return answer.content
+
+    def have_read(self, keys: Sequence[str], seq: int) -> None:
+        """Have the curves of all runs read up to an event: until then, a page has them one run after the other."""
+
+        def are_read() -> bool:
+            charts = decode(self.curves(runs=list(self.runs.values()), keys=list(keys), buckets=800))["charts"]
+            return min(int(series["seq"]) for chart in charts for series in chart["series"]) >= seq
+
+        until(are_read)
 
     @contextmanager
     def feed(self, role: Role = "view") -> Iterator[ClientConnection]:
