@@ -81,6 +81,17 @@ class Applying:
         self.pending.append(request)
         self.pausing.wake()
 
+    def say_again(self, after: int, say: Callable[[Request], Request]) -> None:
+        """Have those that wait, and are newer than ``after`` (a ``seq``), wait on as what ``say`` returns for them."""
+        for _ in range(len(self.pending)):
+            request = self.pending.popleft()
+            if (old := request.seq) > after:
+                request = say(request)
+                if old in self._stale:
+                    self._stale.discard(old)
+                    self._stale.add(request.seq)
+            self.pending.append(request)
+
     def apply(self) -> int:
         """Apply every pending request in this thread; return how many there were."""
         applied = 0

@@ -259,6 +259,18 @@ class Record(Recording):
 
         return self._change(remove, self._runtime_info.get(key, default))
 
+    def _replace(
+        self, scalars: Mapping[str, Any], infos: Mapping[str, Any], flags: Mapping[str, bool], *, everything: bool
+    ) -> None:
+        """Put others in the place of the histories, infos and flags of the same keys, or of all; amid a change."""
+        if everything:
+            for live in (self._log_scalars, self._runtime_info, self._resumed_keys, self._info_stamps):
+                live.clear()
+        self._forget_cells()
+        self._log_scalars.update(scalars)
+        self._runtime_info.update(infos)
+        self._resumed_keys.update(flags)
+
     # --- reading
 
     def get_scalar(self, key: str) -> HistoryBuffer:

@@ -29,13 +29,14 @@ from asynchub.errors import DeadlockError, SaveFailedError, WaitTimeoutError
 from asynchub.events import Marked, StateDamaged, StateLoaded
 from asynchub.feed import Feed
 from asynchub.generations import Target, list_generations
+from asynchub.going_back import go_back, goes_back
 from asynchub.hubfile import read_newest, write_hub
 from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.requests import StopRequested
 from asynchub.runner import CURRENT_SUBSCRIBER
 from asynchub.saving import PendingSave, Save, Saver
 from asynchub.standing import handled
-from asynchub.state import hub_part, loadable, resumable, thawed, warn_of_journal
+from asynchub.state import hub_part, loadable, resumable, thawed
 
 __all__ = ("Late", "Resuming")
 
@@ -204,8 +205,8 @@ class Resuming(Feed):
     def load_state_dict(self, state_dict: Any) -> None:
         """Take in a state dict: what is in it replaces what is here, the rest stays. A hub replaces everything.
 
-        Subscribers get their saved state, now or when they are attached, and whatever events it had not handled. Detach
-        a ``Journal`` before, and attach a new one of the folder after it: a warning is logged otherwise.
+        Subscribers get their saved state, now or when they are attached, and whatever events it had not handled. A
+        ``Journal`` goes back with the hub: a ``Rewound`` says what does not count.
 
         Raises:
             StateDictError: it is not a state dict; nothing has changed then.
@@ -214,25 +215,21 @@ class Resuming(Feed):
 
     def _load(self, state: Any, source: str | None) -> None:
         """Take in a state; ``source`` is what ``StateLoaded`` names, None to publish none."""
-        warn_of_journal(self.instance_name, self._bus.tap)
         self._bus.drain()
         present, fresh = {*self._log_scalars, *self._runtime_info}, source != "dict"
         scalars, infos, flags, extra, replacing = loadable(state, present, fresh)
         stop, stamps, newest, run_id = hub_part(scalars, extra)
+        is_back = goes_back(self, newest, run_id)
 
         def take_in() -> None:
-            if replacing:
-                for live in (self._log_scalars, self._runtime_info, self._resumed_keys, self._info_stamps):
-                    live.clear()
-            self._forget_cells()
-            self._log_scalars.update(scalars)
-            self._runtime_info.update(infos)
-            self._resumed_keys.update(flags)
+            self._replace(scalars, infos, flags, everything=replacing)
             self._step = extra.get("step", self._step)
             self._bus.seq = max(self._bus.seq, newest)
             unknown = (self._bus.seq, time.time(), self._step)
             self._info_stamps.update((key, stamps.get(key, unknown)) for key in infos)
             self._stop, self._run_id, self._base_seq = stop or self._stop, run_id or self._run_id, newest
+            if is_back:
+                go_back(self, newest, infos, stop)
             if source is not None:
                 self._append(StateLoaded(source=source))
 

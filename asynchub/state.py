@@ -21,7 +21,7 @@ from asynchub.errors import CorruptStateError, StateDictError
 from asynchub.history import FrozenHistory, HistoryBuffer
 from asynchub.requests import StopRequested
 
-__all__ = ("copied", "hub_part", "loadable", "packed", "resumable", "thawed", "unpacked", "warn_of_journal")
+__all__ = ("copied", "hub_part", "loadable", "packed", "resumable", "thawed", "unpacked")
 
 logger = logging.getLogger("asynchub")
 FORMAT = "asynchub hub 1"
@@ -240,18 +240,3 @@ def unpacked(tree: Any, columns: Sequence[Array] | None = None) -> dict[str, Any
         history.__setstate__(entry[1], None if columns is None else functools.partial(_numbered, columns))
         scalars[entry[0]] = history
     return _checked_state({**tree, "log_scalars": scalars})
-
-
-def warn_of_journal(name: str, tap: object) -> None:
-    """Say in the log that a hub takes in a state while a journal is attached to it, if one is.
-
-    Args:
-        name: of the hub.
-        tap: what its journal has there; None without one.
-    """
-    if tap is not None:
-        logger.warning(
-            "hub %r takes in a state while a journal is attached: `recover` will count what that has of the time "
-            "since. Detach the journal, load, and attach a new Journal of the same folder: it goes back with the hub",
-            name,
-        )

@@ -29,7 +29,7 @@ ROWS = (
     ("ledger", "applying"),
     ("folding",),
     ("history",),
-    ("past", "state", "live"),
+    ("past", "state", "live", "going_back"),
     ("filing",),
     ("statefile", "taps", "holding", "locking"),
     ("intake", "routing", "chunks", "control_folder"),

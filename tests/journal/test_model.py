@@ -29,7 +29,7 @@ class Model:
     def __init__(self) -> None:
         self.scalars: dict[str, list[Any]] = {}
         self.infos: dict[str, Any] = {}
-        self.pending: list[str] = []
+        self.pending: list[tuple[str, int]] = []
         self.stopped = False
         self.step = 0
 
@@ -41,6 +41,7 @@ class Runs(RuleBasedStateMachine):
     """A hub with a journal, beside a model; or rather a chain of them, each going on where the last was killed."""
 
     marks = Bundle("marks")
+    states = Bundle("states")
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,21 +96,41 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: self.journal is not None)
     @rule(stop=st.booleans())
     def request(self, stop: bool) -> None:
-        self.hub.request(StopRequested() if stop else CheckpointRequested())
-        self.model.pending.append("stop" if stop else "checkpoint")
+        request = self.hub.request(StopRequested() if stop else CheckpointRequested())
+        self.model.pending.append(("stop" if stop else "checkpoint", request.seq))
 
     @precondition(lambda self: self.journal is not None)
     @rule()
     def apply_requests(self) -> None:
         self.hub.on_request(CheckpointRequested, lambda request: None)
         assert self.hub.apply_requests() == len(self.model.pending)
-        self.model.stopped = self.model.stopped or "stop" in self.model.pending
+        self.model.stopped = self.model.stopped or "stop" in dict(self.model.pending)
         self.model.pending = []
 
     @precondition(lambda self: self.journal is not None)
     @rule(target=marks)
     def mark(self) -> Any:
         return self.hub.mark(), copy.deepcopy(self.model)
+
+    @precondition(lambda self: self.journal is not None)
+    @rule(target=states)
+    def save_state(self) -> Any:
+        return self.hub.state_dict(), copy.deepcopy(self.model)
+
+    @precondition(lambda self: self.journal is not None)
+    @rule(state=states, then_killed=st.booleans())
+    def load_state(self, state: Any, then_killed: bool) -> None:
+        saved, then = state
+        is_own = saved["asynchub"]["run_id"] == self.hub.run_id
+        if not is_own or self.model.scalars.keys() - then.scalars.keys() or set(then.pending) - set(self.model.pending):
+            return  # the journal does not follow a state of another run, nor with keys that are not in it
+        self.hub.load_state_dict(saved)
+        now, self.model = self.model, copy.deepcopy(then)
+        self.model.infos = {**now.infos, **then.infos}
+        self.model.stopped = now.stopped or then.stopped
+        self.model.pending = now.pending
+        if then_killed:
+            self.killed(repeat=1)
 
     # --- what happens to a journal
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asynchub import Journal, MessageHub, recover
+from asynchub import Event, Journal, MessageHub, Rewound, recover
 from asynchub.journal.reading import read_journal
 
 KILLED = """
@@ -70,21 +70,66 @@ def test_a_tail_that_is_too_small_is_no_failing_disk(tmp_path: Path, caplog: pyt
     assert read_journal(tmp_path / "journal").last_seq == 20_000
 
 
-def test_a_journal_goes_back_with_its_hub_if_it_is_attached_anew_and_a_warning_says_so_otherwise(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_journal_goes_back_with_its_hub(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Event] = []
     with MessageHub("run") as hub:
-        first = hub.attach(Journal(tmp_path / "journal"))
+
+        @hub.on("**")
+        async def hear(event: Event) -> None:
+            heard.append(event)
+
+        hub.attach(Journal(tmp_path / "journal"))
         hub.update_scalar("loss", 1.0)
         state = hub.state_dict()
+        base = hub.statistics().seq
+        hub.load_state_dict(state)  # nothing has come since: nothing is to be said
+        assert hub.statistics().seq == base + 1  # but for a StateLoaded
         hub.update_scalar("loss", 2.0)
-        hub.detach(first)
+        hub.update_info("later", 7)
+        hub.request_stop("enough")
         hub.load_state_dict(state)
-        hub.attach(Journal(tmp_path / "journal"))
         hub.update_scalar("loss", 3.0)
+        hub.apply_requests()
+        hub.flush()
         hub.commit()
-        assert hub.get_scalar("loss").data[0].tolist() == [1.0, 3.0]
-        assert recover(tmp_path).get_scalar("loss").data[0].tolist() == [1.0, 3.0]
-        assert not caplog.records
+        rewound = [event for event in heard if isinstance(event, Rewound)]
+        assert [event.to_seq for event in rewound] == [base]
+        since = [(type(event).__name__, event.key) for event in heard if event.seq > rewound[0].seq]
+        assert since == [
+            ("InfoUpdated", "later"),
+            ("StopRequested", "hub/stop_requested"),
+            ("StateLoaded", "hub/state_loaded"),
+            ("ScalarUpdated", "loss"),
+            ("RequestApplied", "hub/request_applied"),
+        ]
+        back = recover(tmp_path)
+        assert hub.get_scalar("loss").data[0].tolist() == back.get_scalar("loss").data[0].tolist() == [1.0, 3.0]
+        assert hub.get_info("later") == back.get_info("later") == 7
+        assert hub.stop_reason == back.stop_reason == "enough"
+        hub.load_state_dict(state)  # the stop stays, as all that is not in the state
+        hub.commit()
+        assert hub.stop_reason == recover(tmp_path).stop_reason == "enough"
+        assert recover(tmp_path).get_scalar("loss").data[0].tolist() == [1.0]
+    assert not caplog.records
+
+
+def test_a_journal_does_not_hold_a_state_of_another_run_nor_what_is_not_in_the_state(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = MessageHub("other")
+    other.update_scalar("loss", 1.0)
+    with MessageHub("run") as hub:
+        hub.attach(Journal(tmp_path / "journal"))
+        hub.update_scalar("loss", 1.0)
+        state = hub.state_dict()
+        hub.update_scalar("late", 2.0)
         hub.load_state_dict(state)
-        assert "while a journal is attached" in caplog.text
+        assert hub.get_scalar("late").data[0].tolist() == [2.0]
+        assert "keeps newer values of 'late'" in caplog.text
+        caplog.clear()
+        hub.load_state_dict(other.state_dict())
+        assert "its journal does not hold, of no run" in caplog.text
+        caplog.clear()
+        assert other.run_id != hub.run_id
+        hub.load_state_dict(other.state_dict())
+        assert f"its journal does not hold, of run {other.run_id}" in caplog.text
