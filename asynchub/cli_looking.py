@@ -93,7 +93,6 @@ def serve(options: argparse.Namespace) -> int:
         broker=options.broker or "",
         runs=tuple(options.names),
     )
-    keep_freed()
     with Overlay() as tried:
         serve_runs(
             serving,
@@ -127,9 +126,11 @@ def watch(options: argparse.Namespace) -> int:
         ArgumentError: an option is out of range.
         ImportError: a library is missing.
     """
+    from asynchub.dashboard.allocating import keep_freed
     from asynchub.dashboard.terminal.app import watch as watch_runs
     from asynchub.overlaying import Overlay
 
+    keep_freed()
     with Overlay() as tried:
         return watch_runs(
             options.runs,
