@@ -12,7 +12,7 @@ from asynchub.channels import Overflow, Selection, SubscriptionStatistics
 from asynchub.control import SettlePoint
 from asynchub.declaring import Parameter, declared
 from asynchub.errors import ArgumentError
-from asynchub.events import Event, InfoUpdated, ScalarUpdated
+from asynchub.events import Event, InfoRemoved, InfoUpdated, ScalarUpdated
 from asynchub.history import HistoryBuffer
 from asynchub.ledger import Records
 from asynchub.loops import in_event_loop
@@ -316,13 +316,20 @@ class Feed(Record):
         after = -1 if since is None else since
         recorded, newest = self.recorded(after, test)
         others: dict[int, Event] = {event.seq: event for event in newest}
-        replayed = (event for event in self._replayed if event.seq > after and test(event.key, type(event)))
-        others.update((event.seq, event) for event in replayed)
+        gone = self._gone()
+        for event in self._replayed:
+            if event.seq > after and test(event.key, type(event)) and (event.key, type(event)) not in gone:
+                others[event.seq] = event
         scalars = [(key, records) for key, _, records in recorded]
         if replay == "last" and since is None:
             scalars = [(key, type(records)(*(column[-1:] for column in records))) for key, records in scalars]
             others = {event.seq: event for event in newest}
         return past_events(scalars, [others[seq] for seq in sorted(others)])
+
+    def _gone(self) -> set[tuple[str, type[Event]]]:
+        """Return the infos that a journal gave back and that were removed since: nothing in ``_replayed`` says so."""
+        last = {event.key: type(event) for event in self._replayed if isinstance(event, InfoUpdated | InfoRemoved)}
+        return {(key, kind) for key, kind in last.items() if kind is InfoUpdated and key not in self._runtime_info}
 
     def _close_log(self) -> None:
         with self._bus.collecting:

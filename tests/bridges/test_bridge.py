@@ -278,9 +278,15 @@ def test_a_resumed_run_takes_back_what_came_after_its_state(place: Place, tmp_pa
     assert followed(place)._hub.runtime_info == {}
 
 
-def test_a_state_that_is_loaded_while_the_hub_is_entered_counts(place: Place, tmp_path: Path) -> None:
-    bridge = bridged(place, tmp_path)
-    with bridge._hub as hub:
+@pytest.mark.parametrize("journal", ["none", "first", "last"])
+def test_a_state_that_is_loaded_while_the_hub_is_entered_counts(place: Place, tmp_path: Path, journal: str) -> None:
+    hub = MessageHub("run")
+    if journal == "first":
+        hub.attach(Journal(tmp_path / "run" / "journal"))
+    bridge = bridged(place, tmp_path, hub=hub)
+    if journal == "last":
+        hub.attach(Journal(tmp_path / "run" / "journal"))
+    with hub:
         hub.update_scalar("loss", 1.0)
         state = hub.state_dict()
         hub.update_scalar("loss", 2.0)
@@ -289,6 +295,8 @@ def test_a_state_that_is_loaded_while_the_hub_is_entered_counts(place: Place, tm
         hub.update_scalar("loss", 3.0)
         bridge.deliver(WAIT)
     assert values(place) == [1.0, 3.0]
+    if journal != "none":
+        assert recover(tmp_path / "run").get_scalar("loss").data[0].tolist() == [1.0, 3.0]
 
 
 @pytest.mark.parametrize("mark", [False, True])

@@ -115,6 +115,29 @@ def test_values_come_back_when_a_run_goes_on_from_what_had_been_abandoned(size: 
             _check_rewound(pyramid, run)
 
 
+@pytest.mark.parametrize("size", [10, 60])
+def test_a_run_that_takes_in_earlier_states_is_seen_as_it_is_recorded(size: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with MessageHub("run") as hub, Pyramid(run, tmp_path / "cache") as followed:
+        hub.attach(Journal(run / "journal", interval=0.01))
+        states = []
+        for part in range(3):
+            for _ in range(size):
+                hub.update_scalar("loss", float(hub.step))
+                hub.step += 1
+            hub.update_info("epoch", part)
+            states.append(hub.state_dict())
+        for state, steps in ((states[0], 2), (states[2], 1), (states[1], 3)):  # the third is of what had been abandoned
+            hub.load_state_dict(state)
+            for _ in range(steps):
+                hub.update_scalar("loss", -1.0)
+                hub.step += 1
+            hub.commit()
+            _check_as_recorded(_followed(followed), run)
+            assert followed.count("loss") == hub.get_scalar("loss").data[0].size
+        _check_rewound(followed, run)
+
+
 def test_what_a_resumption_changes_is_said_in_stretches() -> None:
     first, second = (20, 10), (30, 15)
     assert turned([], *first) == (10, [(10, 19)], [])

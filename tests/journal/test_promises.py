@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from asynchub import Event, Journal, MessageHub, Rewound, recover
+from asynchub.channels import Selection
+from asynchub.errors import JournalError
+from asynchub.events import InfoUpdated
 from asynchub.journal.reading import read_journal
 
 KILLED = """
@@ -133,3 +136,41 @@ def test_a_journal_does_not_hold_a_state_of_another_run_nor_what_is_not_in_the_s
         assert other.run_id != hub.run_id
         hub.load_state_dict(other.state_dict())
         assert f"its journal does not hold, of run {other.run_id}" in caplog.text
+
+
+def test_what_a_compact_journal_has_deleted_cannot_be_gone_back_to_until_it_is_saved(tmp_path: Path) -> None:
+    run = f"{tmp_path}/"
+    with MessageHub("run") as hub:
+        hub.attach(Journal(tmp_path / "journal", compact=True, segment_size=500, interval=0.001))
+        hub.update_scalar("loss", 1.0)
+        state = hub.state_dict()
+        first = tmp_path / "journal" / "00000000000000000001-000001.ahj"
+        while first.exists() or hub.statistics().seq < 400:
+            for _ in range(100):
+                hub.update_scalar("loss", 2.0)
+            hub.commit()
+            hub.save(run)
+        hub.load_state_dict(state)
+        hub.update_scalar("loss", 3.0)
+        hub.commit()
+        with pytest.raises(JournalError, match="no snapshot before it is whole and counts"):
+            recover(tmp_path)
+        hub.save(run)
+        assert recover(tmp_path).get_scalar("loss").data[0].tolist() == [1.0, 3.0]
+
+
+def test_an_info_that_a_journal_gave_back_and_that_was_removed_since_is_not_in_the_past(tmp_path: Path) -> None:
+    with MessageHub("run") as hub:
+        hub.attach(Journal(tmp_path / "journal"))
+        hub.update_info_dict({"kept": 1, "gone": 2, "back": 3})
+    hub = recover(tmp_path)
+    hub.pop_info("gone")
+    hub.pop_info("back")
+    hub.update_info("back", 4)
+    with hub._bus.drained_still():
+        past = list(hub.past(Selection.of(("**",)), "all", None))
+    assert [(event.key, event.value) for event in past if isinstance(event, InfoUpdated)] == [
+        ("kept", 1),
+        ("back", 3),
+        ("back", 4),
+    ]
