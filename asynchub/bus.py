@@ -27,8 +27,9 @@ from asynchub.errors import ArgumentError, DeadlockError, LagExceededError, Wait
 from asynchub.events import ENTRY, Event
 from asynchub.filing import Run
 from asynchub.intake import CHORES, Intake
-from asynchub.loops import Latch, LoopHandle, Station
+from asynchub.loops import Latch, LoopHandle
 from asynchub.routing import Routing
+from asynchub.stations import Station, station_here
 from asynchub.stretches import Stretch, whole_stretches
 from asynchub.taps import Tap
 
@@ -73,6 +74,7 @@ class EventBus(Routing, Intake):
         self._sorting = False
         self._armed: list[Station] = []
         self._stations: dict[Any, Station] = {}
+        self._station: Station | None = None  # the one that was asked for last
         self.woken_by = 0
         self.forget_routes()
         self.patient: list[ref[Cursor]] = []
@@ -230,10 +232,13 @@ class EventBus(Routing, Intake):
 
     def station(self) -> Station:
         """Return the station of the running event loop."""
-        loop = LoopHandle().native
-        station = self._stations.get(loop)
-        if station is None:
-            station = self._stations[loop] = Station(self.latency, self.arm, self.collect)
+        station = self._station
+        if station is None or not station.is_here():
+            loop = LoopHandle().native
+            station = self._stations.get(loop)
+            if station is None:
+                station = self._stations[loop] = station_here(self)
+            self._station = station
         return station
 
     def hurry(self) -> None:
@@ -241,6 +246,7 @@ class EventBus(Routing, Intake):
         for loop, station in list(self._stations.items()):
             if not station.hurry() or _has_ended(loop):
                 self._stations.pop(loop, None)
+                self._station = None
 
     def collect(self) -> None:
         """Move what was published into the channels. Cheap when there is nothing new."""

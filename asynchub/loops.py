@@ -15,10 +15,7 @@ import anyio
 from anyio import NoEventLoopError
 from anyio.lowlevel import current_token
 
-__all__ = ("Latch", "LoopHandle", "Station", "deadline_in", "in_event_loop", "seconds_until")
-
-FALLBACK_POLL = 1.0
-"""Seconds after which a sleeping reader looks by itself: a wake-up may be lost when a loop's self-pipe is full."""
+__all__ = ("Latch", "LoopHandle", "deadline_in", "in_event_loop", "seconds_until")
 
 
 def in_event_loop() -> bool:
@@ -128,103 +125,3 @@ class Latch:
         finally:
             self._wakes.remove(wake)
         return self.is_set
-
-
-class Station:
-    """Where the readers of one event loop wait: one of them sleeps for all.
-
-    Args:
-        latency: seconds to sleep after events were found, while publishers only append.
-        arm: have the next publish call ``kick``; False if there is something already.
-        collect: look for events.
-
-    Attributes:
-        waiting: of each other reader that waits: a function that tells whether there is something for it, and the
-            event that wakes it.
-        polled: whether a reader sleeps in ``poll``.
-    """
-
-    def __init__(self, latency: float, arm: Callable[[Station], bool], collect: Callable[[], None]) -> None:
-        self._latency = latency
-        self._arm = arm
-        self._collect = collect
-        self._loop = LoopHandle()
-        self._event = anyio.Event()
-        self._next_poll = 0.0
-        self._hurried = False
-        self.waiting: list[tuple[Callable[[], bool], anyio.Event]] = []
-        self.polled = False
-
-    @property
-    def thread(self) -> int:
-        """Identifier of the loop's thread."""
-        return self._loop.thread
-
-    def found(self) -> None:
-        """Say that the last look found events: the next sleep lasts ``latency``."""
-        if self._next_poll >= 0:
-            self._next_poll = time.monotonic() + self._latency
-
-    def kick(self) -> None:
-        """Wake the readers, from any thread."""
-        if self._loop.is_here():
-            self._next_poll = -1.0  # published on this very loop: no need to spare another thread
-            self._event.set()
-        else:
-            if self._next_poll < 0:
-                self._next_poll = 0.0
-            self._loop.call_soon(self._fire)
-
-    def hurry(self) -> bool:
-        """Cut a sleep short, from any thread; False when the loop has ended."""
-        self._hurried = True
-        if self._loop.is_here():
-            self._fire()
-            return True
-        return self._loop.call_soon(self._fire)
-
-    def _fire(self) -> None:
-        self._event.set()
-
-    async def wait(self, ready: Callable[[], bool]) -> None:
-        """Wait until ``ready()`` may have become true; call it again, and wait again, as long as it has not."""
-        if not self.polled:
-            self.polled = True
-            try:
-                await self._poll()
-            finally:
-                self.polled = False
-        else:
-            entry = (ready, anyio.Event())
-            self.waiting.append(entry)
-            try:
-                await entry[1].wait()
-            finally:
-                self.waiting.remove(entry)
-
-    def leave(self) -> None:
-        """Have another reader sleep for all, now that this one has something to do."""
-        if self.waiting and not self.polled:
-            self.waiting[0][1].set()
-
-    async def _poll(self) -> None:
-        delay = self._next_poll - time.monotonic()
-        if self._hurried:
-            self._hurried = False
-        elif delay > 0:
-            await self._sleep(delay)
-        elif self._arm(self):
-            await self._sleep(FALLBACK_POLL)
-        self._collect()
-        for ready, event in self.waiting:
-            if ready():
-                event.set()
-                self.found()
-
-    async def _sleep(self, seconds: float) -> None:
-        if self._event.is_set():
-            self._event = anyio.Event()
-        if self._hurried:
-            return
-        with anyio.move_on_after(seconds):
-            await self._event.wait()

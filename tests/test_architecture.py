@@ -32,7 +32,7 @@ ROWS = (
     ("past", "state", "live", "going_back"),
     ("filing",),
     ("statefile", "taps", "holding", "locking"),
-    ("intake", "routing", "chunks", "control_folder"),
+    ("intake", "routing", "stations", "chunks", "control_folder"),
     ("snapshot", "generations", "batches"),
     ("hubfile", "saving"),
     ("bus",),

@@ -26,8 +26,8 @@ from asynchub import (
     ScalarLost,
     ScalarUpdated,
     StopRequested,
-    loops,
     recover,
+    stations,
 )
 from asynchub.errors import AsyncHubError, WaitTimeoutError
 from asynchub.journal.reading import read_journal
@@ -65,7 +65,7 @@ class Decides:
 async def test_a_sleeping_observer_is_woken_when_a_value_comes(
     machine: Machine, tmp_path: Path, level: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "FALLBACK_POLL", 60.0)
+    monkeypatch.setattr(stations, "FALLBACK_POLL", 60.0)
     hub = MessageHub("hub", latency=0.0)
     seen: list[float] = []
     if level is not None:
