@@ -285,17 +285,23 @@ class EventBus(Routing, Intake):
         channel = cursor.channel
         if channel is None:
             return None
-        self.collect()
+        if self.entries or self.log or self._taken:
+            self.collect()
         stretches, position = channel.stretches, cursor.position
         if not stretches or cursor.missed is not None or cursor.owed or channel.end - position > cursor.max_lag:
             return None
-        found = whole_stretches(stretches, position, limit)
-        if found is not None:
-            cursor.position = position + found.size
-            if 4 * found.size >= limit:  # so much is let go of as soon as all have taken it
-                channel.trim()
-            if cursor.overflow == "block":
-                self.made_room()
+        start, found = stretches[0]
+        size = found.size
+        if start != position or not limit < 2 * size <= 2 * limit:  # else it fills a batch, as those of many events do
+            several = whole_stretches(stretches, position, limit)
+            if several is None:
+                return None
+            found, size = several, several.size
+        cursor.position = position + size
+        if 4 * size >= limit:  # so much is let go of as soon as all have taken it
+            channel.trim()
+        if cursor.overflow == "block":
+            self.made_room()
         return found
 
     @contextlib.contextmanager

@@ -26,7 +26,8 @@ from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.channels import Missed, Selection
 from asynchub.events import Event
-from asynchub.subscription import BATCH, Subscription
+from asynchub.handling import BATCH
+from asynchub.subscription import Subscription
 from asynchub.taps import Tap
 
 __all__ = ("CatchingSubscription",)

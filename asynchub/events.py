@@ -335,19 +335,22 @@ ENTRY = 5
 """Items for each scalar in a list of what was published: ``cell, time, step, value, count``, again and again."""
 
 
-def scalars_updated(seqs: Sequence[int], items: Sequence[Any]) -> list[Event]:
+def scalars_updated(seqs: Sequence[int], items: Sequence[Any], start: int = 0) -> list[Event]:
     """Return a ``ScalarUpdated`` for each of many entries, faster still than one by one.
 
     Args:
         seqs: their ``seq``.
         items: ``cell, time, step, value, count`` of the first, then of the second, ...; a cell has the ``key``.
+        start: where in ``items`` the first one begins; only for lists and tuples.
     """
-    if len(items) == ENTRY:
-        cell, time, step, value, count = items
+    if len(seqs) == 1:
+        cell, time, step, value, count = items[start : start + ENTRY]
         return [scalar_updated(seqs[0], time, step, cell.key, value, count)]
     kind = ScalarUpdated
     drafts: list[Any] = list(starmap(_Draft, repeat((), len(seqs))))
     fields = iter(items)
+    if start:
+        fields.__setstate__(start)  # type: ignore[attr-defined]  # as copying and pickling do; a slice is a copy
     # each item goes from the iterator into its field, by no variable: a quarter less than by assignments
     for draft, draft.seq, cell, draft.time, draft.step, draft.value, draft.count in zip(
         drafts, seqs, *[fields] * ENTRY, strict=False

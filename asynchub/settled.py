@@ -16,8 +16,9 @@ from typing import Any, Self
 from asynchub.channels import Channel, SubscriptionStatistics
 from asynchub.errors import LagExceededError
 from asynchub.events import Event
+from asynchub.handling import BATCH
 from asynchub.stretches import Stretch
-from asynchub.subscription import BATCH, Subscription
+from asynchub.subscription import Subscription
 
 __all__ = ("PARKED", "SettledSubscription")
 

@@ -34,14 +34,16 @@ class Stretch(Sequence[Event]):
 
     Args:
         seqs: their ``seq``.
-        items: what they are made of, as of ``scalars_updated``.
+        items: what they are made of, as of ``scalars_updated``; not to be changed any more.
+        start: where in ``items`` that begins.
     """
 
-    __slots__ = ("_made", "_seqs", "_source", "last_seq", "size")
+    __slots__ = ("_made", "_seqs", "_source", "_start", "last_seq", "size")
 
-    def __init__(self, seqs: Sequence[int], items: Sequence[Any] = ()) -> None:
+    def __init__(self, seqs: Sequence[int], items: Sequence[Any] = (), start: int = 0) -> None:
         self._seqs = seqs
         self._source: Sequence[Any] = items  # empty once the events are made
+        self._start = start
         self._made: list[list[Event]] = []  # the first one counts
         self.size = len(seqs)
         self.last_seq = seqs[-1]
@@ -58,7 +60,7 @@ class Stretch(Sequence[Event]):
     def of_entries(cls, seqs: Sequence[int], items: Sequence[Any]) -> Iterator[Stretch]:
         """Yield scalars, at least one; arguments as of ``scalars_updated``."""
         for start in range(0, len(seqs), LONGEST):
-            yield cls(seqs[start : start + LONGEST], items[start * ENTRY : (start + LONGEST) * ENTRY])
+            yield cls(seqs[start : start + LONGEST], items, start * ENTRY)
 
     def part(self, indices: Sequence[int]) -> Stretch:
         """Return some of these events, at least one: the same objects. Of what was made of entries only."""
@@ -66,7 +68,7 @@ class Stretch(Sequence[Event]):
 
     def cells(self) -> Sequence[Any]:
         """Return the cells of the entries; of ``of_entries`` only, before the events are made."""
-        return self._source[::ENTRY]
+        return self._source[self._start : self._start + self.size * ENTRY : ENTRY]
 
     def events(self) -> list[Event]:
         """Return the events; the same objects, and the same list, each time. It is not to be changed."""
@@ -78,7 +80,7 @@ class Stretch(Sequence[Event]):
         return made[0]
 
     def _make(self, source: Sequence[Any]) -> list[Event]:
-        return scalars_updated(self._seqs, source)
+        return scalars_updated(self._seqs, source, self._start)
 
     def __len__(self) -> int:
         return self.size

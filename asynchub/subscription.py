@@ -16,24 +16,26 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Self
 
 from anyio.lowlevel import checkpoint
 
-from asynchub.answering import Answering, Publisher
+from asynchub.answering import Publisher
 from asynchub.bus import EventBus
 from asynchub.channels import Cursor, Overflow, Selection, SubscriptionStatistics
 from asynchub.errors import LagExceededError, SubscriptionError
 from asynchub.events import Event, EventsDropped
+from asynchub.handling import BATCH, Handling
 from asynchub.stretches import Stretch, sifted
 
-__all__ = ("BATCH", "Subscription")
+__all__ = ("Subscription",)
 
-BATCH = 256
-"""Events in a batch at most."""
 SPELL = 0.0005
 """Seconds that a reader may read on before it lets the loop's other tasks run: each time costs as much as a batch."""
+
+
+_clock = time.perf_counter
 
 
 class _Batches:
@@ -45,13 +47,15 @@ class _Batches:
 
     async def __anext__(self) -> Sequence[Event]:
         subscription = self._subscription
-        batch = subscription._rest_of_batch() or await subscription._next_batch()
+        if subscription._index < len(subscription._batch):
+            return Stretch.of_events(subscription._rest_of_batch())
+        batch = await subscription._next_batch()
         if batch is None:
             raise StopAsyncIteration
         return Stretch.of_events(batch) if isinstance(batch, list) else batch
 
 
-class Subscription(Answering):
+class Subscription(Handling):
     """A cursor over the log of a hub: an async iterator of events.
 
     Made by ``MessageHub.subscribe`` and ``MessageHub.attach``. As a context manager it closes itself.
@@ -78,22 +82,14 @@ class Subscription(Answering):
         keep: Callable[[Event], bool] | None = None,
         again: Callable[[int, int], Iterator[Event]] | None = None,
     ) -> None:
-        super().__init__(name, publisher)
+        super().__init__(bus, publisher, name, Cursor(name, max_lag, overflow))
         self.errors = 0
         self.failing = False
-        self._bus = bus
         self._keep = keep
         self._again = again
-        self._past: Iterator[Event] | None = None
-        self._cursor = Cursor(name, max_lag, overflow)
         self._batch: list[Event] = []
         self._index = 0
-        self._rest: list[Event] | None = None  # what a closed subscription still has to yield
-        self._left: list[Event] = []  # what came after an event for which the predicate raised
-        self._error: Exception | None = None  # what it raised, if other events are to be handed out before
-        self._resting = True
         self._reading = False
-        self._waiters: list[tuple[int, Callable[[], None]]] = []
         self._delivered = 0
         self._busy_seconds = 0.0
         self._handed_at: float | None = None
@@ -131,37 +127,48 @@ class Subscription(Answering):
     async def _next_batch(self) -> list[Event] | Stretch | None:
         """Return the next events, or None at the end; call when the last batch is used up."""
         self._begin_reading()
-        self._cursor.thread = self._cursor.thread or threading.get_ident()
         try:
-            if time.perf_counter() - self._others_ran > SPELL:
+            if _clock() - self._others_ran > SPELL:
                 await checkpoint()
                 self._others_ran = math.inf
-            station = None
-            try:
-                while not (batch := self._take_whole() or self._take()):
-                    if await self._fetch():
-                        continue
+            if not self._cursor.thread:
+                self._cursor.thread = threading.get_ident()
+            batch: list[Event] | Stretch | None = self._take_whole()
+            if batch is None:
+                batch = await self._awaited_batch()
+            if batch is not None:
+                self._handed_at = now = _clock()
+                if now < self._others_ran:
+                    self._others_ran = now
+            return batch
+        finally:
+            self._reading = False
+
+    async def _awaited_batch(self) -> list[Event] | Stretch | None:
+        """Do so when no whole stretch is next."""
+        station = None
+        try:
+            batch: list[Event] | Stretch = self._take()
+            while not batch:
+                if not await self._fetch():
                     if self._rest is not None:
                         return None
                     if self._others_ran < math.inf and self._bus.woken_by == self._cursor.thread:
                         await checkpoint()  # who publishes on this very loop may be about to go on
                         self._others_ran = math.inf
-                        continue
-                    self._others_ran = math.inf
-                    if station is None:
-                        station = self._bus.station()
-                        self._cursor.thread = station.thread
-                    await station.wait(self._something_to_do)
-            finally:
-                if station is not None:
-                    station.leave()
-            if station is not None:
-                station.found()
-            self._handed_at = time.perf_counter()
-            self._others_ran = min(self._others_ran, self._handed_at)
-            return batch
+                    else:
+                        self._others_ran = math.inf
+                        if station is None:
+                            station = self._bus.station()
+                            self._cursor.thread = station.thread
+                        await station.wait(self._something_to_do)
+                batch = self._take_whole() or self._take()
         finally:
-            self._reading = False
+            if station is not None:
+                station.leave()
+        if station is not None:
+            station.found()
+        return batch
 
     async def _fetch(self) -> bool:
         """Get what is to be taken next from elsewhere than the log; False if nothing is."""
@@ -178,7 +185,7 @@ class Subscription(Answering):
             raise SubscriptionError(f"subscription {self.name!r} is being read by another task; subscribe once more")
         self._reading = True
         if self._handed_at is not None:
-            self._busy_seconds += time.perf_counter() - self._handed_at
+            self._busy_seconds += _clock() - self._handed_at
             self._handed_at = None
         self._batch, self._index = [], 0
 
@@ -276,54 +283,6 @@ class Subscription(Answering):
             self._cursor.failure = None
             raise failure
         return events
-
-    def _rested(self) -> None:
-        if self._left or self._error is not None:
-            return
-        self._resting = True
-        self._cursor.handled = self._cursor.position - self._cursor.owed - len(self._rest or ())
-        waiters, self._waiters = self._waiters, []
-        for position, call in waiters:
-            self.when_handled(position, call)
-
-    def _until_told(self) -> int:
-        """Tell those whose moment has come; return how many events may be handed out before that of another."""
-        self._rested()
-        handled = self._cursor.handled
-        return min([BATCH, *(position - handled for position, _ in self._waiters if position > handled)])
-
-    def end_position(self) -> int:
-        """Return the position that this subscription reaches when it has handled all that was published so far."""
-        with self._bus.collecting:
-            self._bus.collect()
-            return self._cursor.channel.end if self._cursor.channel is not None else self._cursor.position
-
-    def mark(self) -> int:
-        """Return ``end_position``; what was published before it and after it is not handed out as one."""
-        with self._bus.collecting:
-            position, cursor = self.end_position(), self._cursor
-            if cursor.overflow == "latest" and cursor.channel is not None and cursor.ready():
-                self._past = chain(self._past or (), cursor.channel.take(cursor, BATCH))
-            return position
-
-    def when_handled(self, position: int, call: Callable[[], None]) -> None:
-        """Call ``call`` once, between two batches, when all before ``position`` was handled or reading has ended.
-
-        No batch goes beyond ``position``, so nothing newer was handled then, unless that was so already. It runs in the
-        reader's thread, or at once in this one if its moment has come.
-        """
-        with self._bus.collecting:
-            drained = self._rest is not None and not (self._rest or self._past is not None or self._cursor.owed)
-            caught_up = self._past is None and self._cursor.handled >= position
-            if self._resting and (position <= 0 or drained or caught_up):
-                call()
-            else:
-                self._waiters.append((position, call))
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits until all is handled: ``flush`` or ``save``."""
-        return bool(self._waiters)
 
     def again(self, after: int, upto: int) -> Iterator[Event]:
         """Return an iterator over what it was handed with a ``seq`` above ``after`` and at most ``upto``, once more.

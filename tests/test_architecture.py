@@ -36,6 +36,7 @@ ROWS = (
     ("snapshot", "generations", "batches"),
     ("hubfile", "saving"),
     ("bus",),
+    ("handling",),
     ("subscription",),
     ("settled", "catching", "collecting"),
     ("rounds",),
