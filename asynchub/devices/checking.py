@@ -11,37 +11,38 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from asynchub.errors import NotAScalarError
 
-__all__ = ("plain_tensors",)
+__all__ = ("plain_tensor", "plain_tensors")
 
 _Tensor = torch.Tensor
 _transform = _functorch.peek_interpreter_stack
 """Returns None outside of what vmap and its like transform."""
 
 
-def plain_tensors(keys: Sequence[str], tensors: Sequence[Any]) -> list[Any]:
-    """Return tensors of shape ``()``, without a gradient, that hold the values.
+def plain_tensor(key: str, tensor: Any) -> Any:
+    """Return a tensor of shape ``()``, without a gradient, that holds the value.
 
     Args:
-        keys: what they are for; named in errors.
-        tensors: they.
+        key: what it is for; named in errors.
+        tensor: it.
 
     Raises:
-        NotAScalarError: one has not exactly one element, or holds no value that is here: it is sharded over processes,
+        NotAScalarError: it has not exactly one element, or holds no value that is here: it is sharded over processes,
             or one that only stands for others while a program is transformed or traced.
     """
-    plain = []
-    transformed = _transform() is not None
-    for key, tensor in zip(keys, tensors, strict=True):
-        if type(tensor) is not _Tensor or transformed:
-            tensor = _unwrapped(key, tensor)
-        if tensor.requires_grad:
-            tensor = tensor.detach()
-        if tensor.dim():
-            if tensor.numel() != 1:
-                raise NotAScalarError(key, tensor)
-            tensor = tensor.reshape(())
-        plain.append(tensor)
-    return plain
+    if type(tensor) is not _Tensor or _transform() is not None:
+        tensor = _unwrapped(key, tensor)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.dim():
+        if tensor.numel() != 1:
+            raise NotAScalarError(key, tensor)
+        tensor = tensor.reshape(())
+    return tensor
+
+
+def plain_tensors(keys: Sequence[str], tensors: Sequence[Any]) -> list[Any]:
+    """Do the same for several; raise what is wrong with the first that is not right."""
+    return list(map(plain_tensor, keys, tensors))
 
 
 def _unwrapped(key: str, tensor: Any) -> Any:

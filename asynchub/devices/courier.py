@@ -18,7 +18,7 @@ from itertools import repeat
 from typing import Any
 
 from asynchub.devices.backends import SLOTS, Backend
-from asynchub.devices.checking import plain_tensors
+from asynchub.devices.checking import plain_tensor, plain_tensors
 from asynchub.devices.loads import Load, LoadedLane
 from asynchub.errors import DeviceLostError, GraphCaptureError, NotAScalarError
 from asynchub.pending import (
@@ -104,7 +104,7 @@ class RowCourier(Courier):
 
     def take_one(self, key: str, tensor: Any, holder: Holder) -> Pending | None:
         """Check and take one, in the usual case; see ``Courier.take_one``."""
-        (plain,) = plain_tensors((key,), (tensor,))
+        plain = plain_tensor(key, tensor)
         backend = self._backend
         with self._lock:
             found = self._of_dtype.get(plain.dtype)

@@ -38,7 +38,7 @@ class _Device:
 class _Tensor:
     device = _Device()
     dtype = torch.float32
-    requires_grad = False
+    is_cpu = is_meta = requires_grad = False
 
     def numel(self) -> int:
         return 1

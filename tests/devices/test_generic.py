@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,7 +22,7 @@ from asynchub.devices.generic import GenericBackend
 from asynchub.devices.loads import Load
 from asynchub.devices.registry import backend_for
 from asynchub.errors import NotAScalarError
-from asynchub.pending import Flight, Pending, courier_for
+from asynchub.pending import Flight, Pending, courier_for, on_device
 from tests.devices.fake_device import FakeBackend, Machine
 from tests.devices.test_cuda_code import Holder
 from tests.devices.test_publishing import VALUES
@@ -84,6 +85,17 @@ def test_what_has_no_value_here_is_refused() -> None:
         torch.vmap(lambda one: plain_tensors("a", [one])[0])(torch.ones(1))
     with pytest.raises(NotAScalarError, match="vmap or grad"):
         torch.func.grad(lambda one: plain_tensors("a", [one])[0])(torch.ones(()))
+
+
+def test_only_a_tensor_of_a_device_is_on_one() -> None:
+    with FakeTensorMode():
+        elsewhere, here = torch.empty((), device="cuda"), torch.empty(())
+    assert on_device(elsewhere)
+    assert on_device(SimpleNamespace(device=torch.device("cuda")))
+    tensors = (here, torch.ones(()), torch.nn.Parameter(torch.ones(())), torch.ones((), device="meta"))
+    for value in (*tensors, np.float32(1), np.ones(()), 1.5, True, "text", None):
+        assert not on_device(value), value
+    torch.vmap(lambda one: one * (not on_device(one)))(torch.ones(1)).item()
 
 
 def test_what_is_no_tensor_is_refused() -> None:
