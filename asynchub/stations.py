@@ -114,7 +114,8 @@ class TimerStation(Station):
         try:
             if self._timer is None:
                 self._set_timer()
-            await entry[1]
+            if not ready():  # another thread may have collected before the next publish was to wake anybody
+                await entry[1]
         finally:
             self._waiting.remove(entry)
 
@@ -180,7 +181,7 @@ class TaskStation(Station):
         if not self.polled:
             self.polled = True
             try:
-                await self._poll()
+                await self._poll(ready)
             finally:
                 self.polled = False
         else:
@@ -198,13 +199,13 @@ class TaskStation(Station):
     def _wake(self) -> None:
         self._event.set()
 
-    async def _poll(self) -> None:
+    async def _poll(self, own: Ready) -> None:
         delay = self._next_look - time.monotonic()
         if self._hurried:
             self._hurried = False
         elif delay > 0:
             await self._sleep(delay)
-        elif self._log.arm(self):
+        elif self._log.arm(self) and not own():  # another thread may have collected before
             await self._sleep(FALLBACK_POLL)
         self._log.collect()
         for ready, event in self.waiting:

@@ -236,6 +236,24 @@ async def test_readers_that_come_and_go_leave_nobody_asleep() -> None:
     assert seen == [[float(number) for number in range(200)]] * 2
 
 
+async def test_what_another_thread_collects_before_a_reader_sleeps_is_not_left_for_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = MessageHub("hub")
+    arm = hub._bus.arm
+
+    def late(station: Station) -> bool:
+        monkeypatch.undo()
+        monkeypatch.setattr("asynchub.stations.FALLBACK_POLL", 3600.0)
+        hub.update_scalar("a", 1.0)
+        hub.statistics()  # collects
+        return arm(station)
+
+    with fail_after(20), hub.subscribe() as events:
+        monkeypatch.setattr(hub._bus, "arm", late)
+        assert (await anext(events)).key == "a"
+
+
 async def test_what_is_wrong_with_looking_is_told_to_every_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = MessageHub("hub", latency=0.001)
     told: list[str] = []
