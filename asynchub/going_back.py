@@ -6,6 +6,7 @@ import logging
 from collections.abc import Container
 from typing import Any
 
+from asynchub.ancestry import Fork, rewound_id
 from asynchub.events import InfoUpdated, Rewound
 from asynchub.requests import RequestApplied, StopRequested
 
@@ -37,7 +38,7 @@ def goes_back(hub: Any, to_seq: int, run_id: str) -> bool:
     return False
 
 
-def go_back(hub: Any, to_seq: int, infos: Container[str], stop: StopRequested | None) -> None:
+def go_back(hub: Any, to_seq: int, infos: Container[str], stop: StopRequested | None) -> Fork:
     """Say that a hub has gone back to a state, and say again what it had not in that state, and has.
 
     Call it amid the change, with the state taken in.
@@ -47,9 +48,13 @@ def go_back(hub: Any, to_seq: int, infos: Container[str], stop: StopRequested | 
         to_seq: ``seq`` of the newest event of the state.
         infos: the runtime infos of the state.
         stop: its request to stop.
+
+    Returns:
+        What the hub goes on from.
     """
-    if to_seq == hub._bus.seq:  # nothing was published since
-        return
+    at: int = hub._bus.seq
+    if to_seq == at:  # nothing was published since
+        return Fork.new(to_seq, at)
     rewound = hub._append(Rewound(to_seq=to_seq))
     hub._replayed = (*(event for event in hub._replayed if event.seq <= to_seq), rewound)  # for those attached later
     for key, (seq, _, step) in list(hub._info_stamps.items()):
@@ -77,3 +82,4 @@ def go_back(hub: Any, to_seq: int, infos: Container[str], stop: StopRequested | 
             to_seq,
             ", ".join(map(repr, stays)),
         )
+    return Fork(rewound_id(rewound.seq, rewound.time), to_seq, at)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from asynchub.ancestry import Ancestry
 from asynchub.bus import EventBus
 from asynchub.errors import ArgumentError
 from asynchub.events import Event, InfoUpdated, ScalarUpdated
@@ -33,6 +34,7 @@ class Publishing(ManagerMixin):
     def _begin(self, latency: float, capacity: int) -> None:
         self._step = 0
         self._base_seq = 0  # up to where a journal needs nothing of what is recorded here
+        self._ancestry = Ancestry()
         self._bus = EventBus(latency, capacity)
         self._undo: list[tuple[dict[str, Any], str, Any]] = []  # what a change replaced,
         self._undo_at = -1  # while this was the newest seq

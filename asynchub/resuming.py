@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
+from asynchub.ancestry import Fork, forks_in
 from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
 from asynchub.codec.registry import Registry
@@ -62,7 +63,7 @@ class _Cut:
             if isinstance(state, Exception):
                 raise state
         extra = {**self.extra, "subscribers": self.subscribers} if self.subscribers else self.extra
-        says_something = extra["step"] or not extra.keys() <= {"step", "seq", "info_stamps"}
+        says_something = extra["step"] or not extra.keys() <= {"step", "seq", "forks", "info_stamps"}
         return {**self.state, "asynchub": extra} if says_something else self.state
 
 
@@ -109,7 +110,8 @@ class Resuming(Feed):
 
         def freeze() -> None:
             state = resumable(self._log_scalars, self._runtime_info, self._resumed_keys)
-            extra: dict[str, Any] = {"step": self._step, "seq": self._bus.seq}
+            forks = [list(fork) for fork in self._ancestry.path]
+            extra: dict[str, Any] = {"step": self._step, "seq": self._bus.seq, "forks": forks}
             stamps = {key: list(stamp) for key, stamp in self._info_stamps.items() if key in state["runtime_info"]}
             if stamps:
                 extra["info_stamps"] = stamps
@@ -228,8 +230,8 @@ class Resuming(Feed):
             unknown = (self._bus.seq, time.time(), self._step)
             self._info_stamps.update((key, stamps.get(key, unknown)) for key in infos)
             self._stop, self._run_id, self._base_seq = stop or self._stop, run_id or self._run_id, newest
-            if is_back:
-                go_back(self, newest, infos, stop)
+            fork = go_back(self, newest, infos, stop) if is_back else Fork.new(newest, self._bus.seq)
+            self._ancestry.go_by(forks_in(extra), fork)
             if source is not None:
                 self._append(StateLoaded(source=source))
 
@@ -394,4 +396,5 @@ class Resuming(Feed):
 
     def _forked(self) -> None:
         super()._forked()
+        self._ancestry.go_on(Fork.new(self._bus.seq, self._bus.seq))
         self._saver.forked()

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "asynchub"
 
 ROWS = (
     ("errors",),
-    ("events", "patterns", "ranks"),
+    ("ancestry", "events", "patterns", "ranks"),
     ("requests", "stretches", "dataflow", "bridging"),
     ("declaring",),
     ("answering", "eventforms"),

@@ -8,6 +8,7 @@ Fork: a forked child lets go of the spool, which its parent keeps.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -20,11 +21,12 @@ from weakref import WeakSet
 import anyio
 
 from asynchub.allowing import ask_of_all
+from asynchub.ancestry import goes_on
 from asynchub.bridges.commands import Commands
 from asynchub.bridges.cutting import Cutter, Identity
 from asynchub.bridges.failures import AccessRefusedError, BridgeError
 from asynchub.bridges.frames import Frame
-from asynchub.bridges.lineage import Lineage, saved_at
+from asynchub.bridges.lineage import Lineage
 from asynchub.bridges.loop_thread import LoopThread
 from asynchub.bridges.packing import Packer
 from asynchub.bridges.plan import BridgeStatistics, Plan
@@ -88,13 +90,12 @@ class Life:
         self._hub = plan.hub
         self._events = events
         self._begun_seq = begun_seq
-        self._base_seq = plan.hub._base_seq
+        self._forks = plan.hub._ancestry.as_of(max(begun_seq, events.opened_seq))
         self.epoch = time.time_ns()
         self._anew = anew
         self.lineage: Lineage = _lineage(plan.spool) if before is None else before.lineage
         self._before = None if before is None else before.newest
         self._before_epoch = 0 if before is None else before.epoch
-        self._goes_on = before is not None and not anew and before._base_seq == self._base_seq
         self._ready = Latch()
         self._failure: BaseException | None = None
         self._drains = True
@@ -128,9 +129,19 @@ class Life:
         self._cutter.step = self._hub.step
         if any(type(one) is Rewound for one in batch):  # of a journal: what this life brings counts, all of it
             batch = [one for one in batch if type(one) is not Rewound]
+        if batch:
+            self._go_on(batch[-1].seq)
         room = self._cutter.give(batch)
         self.check()  # only now: what was given and is not sent is in `left`
         return room
+
+    def _go_on(self, seq: int) -> None:
+        """Note what the hub had come by when it published an event, e.g. that a journal was opened."""
+        if self._hub._ancestry.path is not self._forks:
+            forks = self._hub._ancestry.as_of(seq)
+            if forks is not self._forks and goes_on(forks, self._forks):  # else another life is about to begin
+                self._forks = forks
+                self._thread.call(functools.partial(self.lineage.note, self.epoch, forks))
 
     def left(self) -> list[Event]:
         """Return what was given and did not come into the spool; once the thread has ended."""
@@ -267,10 +278,8 @@ class Life:
         last = max(lasts, key=lambda frame: (frame.epoch, frame.number), default=None)
         after = 0
         if last is not None:
-            after = min(last.upto_seq, self._begun_seq)
-            if not self._goes_on or last.epoch != self._before_epoch:  # of another process, or of a state that is gone
-                after = min(after, self.lineage.common(last, saved_at(hub, self._base_seq), self._base_seq))
-        self.lineage.add(self.epoch, identity.run_id, after)
+            after = self.lineage.common(last, self._forks, self._begun_seq)
+        self.lineage.add(self.epoch, identity.run_id, after, self._forks)
         with hub._bus.drained_still():
             past = hub.past(plan.selection, "last", None)
         base = [event for event in past if event.seq <= after]
@@ -292,7 +301,8 @@ class Life:
     def _since(self, after: int) -> Iterator[Event]:
         """Yield what was published after ``after``, and will not be given."""
         hub, upto = self._hub, self._begun_seq
-        if self._anew:  # a journal has what does not count any more
+        if self._anew or any(one.goes_back and one.at > after for one in self._forks):
+            # a journal has what does not count any more
             with hub._bus.drained_still():
                 since = hub.past(self._plan.selection, "none", after)
         else:

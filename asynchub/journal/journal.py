@@ -28,6 +28,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from asynchub.ancestry import Fork
 from asynchub.batches import Batch, events_of, shifted
 from asynchub.codec.registry import Registry
 from asynchub.errors import ArgumentError, DeadlockError, JournalError
@@ -42,7 +43,7 @@ from asynchub.journal.reading import Journaled, segment_files
 from asynchub.journal.segments import SegmentReader
 from asynchub.journal.tail import NAME
 from asynchub.journal.taking import Taking
-from asynchub.journal.writing import SegmentWriter, built, reached
+from asynchub.journal.writing import SegmentWriter, built, opened
 from asynchub.locking import FolderLock
 from asynchub.taps import Commit
 
@@ -142,8 +143,10 @@ class Journal(Flushing):
             if rewound is not None:
                 events.insert(0, (rewound.seq - shift, self._taking.encode(rewound)))
             writer.give(built(shifted(batch, shift)) for batch in past_batches(recorded, events))
-            if self._gathered_seq > writer.last_seq:  # e.g. an info that is gone
-                writer.give([reached(self._gathered_seq)])
+            fork = Fork.new(self._gathered_seq, self._gathered_seq)
+            writer.opening = (fork.id, fork.at)
+            if self._gathered_seq > writer.last_seq or not found.closed:  # e.g. an info that is gone; or a lost end
+                writer.give([opened(fork.id, fork.at)])
             writer.write()  # before anything that follows it is in the tail
             self._tail = self._new_tail(bus.seq + shift)
             try:
@@ -152,6 +155,7 @@ class Journal(Flushing):
                 if rewound is not None:
                     hub._log(rewound)
                     hub._replayed = (*hub._replayed, rewound)  # for those attached later
+                hub._ancestry.go_on(fork)
                 self._taking.begin(bus.seq)
                 self.begun_seq = bus.seq
                 self._store(self._tail)

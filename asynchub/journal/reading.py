@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from asynchub.ancestry import Fork, Forks, rewound_id
 from asynchub.batches import Batch, decode_batch, decode_event
 from asynchub.codec.decoder import loads
 from asynchub.errors import ArgumentError, CorruptStateError, JournalCorruptError, StateError
@@ -31,7 +32,7 @@ from asynchub.journal.frames import (
 )
 from asynchub.journal.tailing import scan
 
-__all__ = ("Damage", "Journaled", "Mode", "Segment", "name_in", "read_journal", "segment_files")
+__all__ = ("Damage", "Journaled", "Mode", "Segment", "name_in", "opening_in", "read_journal", "segment_files")
 
 Mode = Literal["strict", "salvage", "point-in-time"]
 """What damage to what was promised leads to: ``"strict"``, an error; ``"salvage"``, all that can be read is, around
@@ -118,6 +119,11 @@ class Journaled:
     durable_seq: int = 0
 
     @property
+    def closed(self) -> bool:
+        """Whether whoever wrote it last has ended it; so is an empty one."""
+        return not self.last_seq or (not self.tail and bool(self.segments) and self.segments[-1].closed)
+
+    @property
     def first_seq(self) -> int:
         """Events before this ``seq`` are not here: they were compacted away."""
         head = self.segments[0].head if self.segments else None
@@ -160,14 +166,17 @@ class Journaled:
 
     def rewinds(self) -> list[tuple[int, int]]:
         """Return, of each ``Rewound``, its ``seq`` and ``to_seq``, oldest first."""
-        found: dict[int, int] = {}
+        return [(one.seq, one.to_seq) for one in self._rewinds()]
+
+    def _rewinds(self) -> list[Rewound]:
+        found: dict[int, Rewound] = {}
         flagged = [frame for segment in self.segments for frame in segment.frames if frame.flags & REWINDS]
         for batch in [*(decode_batch(frame.payload) for frame in flagged if frame.kind == Kind.EVENTS), *self.tail]:
             for _, data in batch.events:
                 event, _ = decode_event(data)
                 if isinstance(event, Rewound):
-                    found[event.seq] = event.to_seq
-        return sorted(found.items())
+                    found[event.seq] = event
+        return [found[seq] for seq in sorted(found)]
 
     def lineage(self, upto: float = float("inf")) -> list[tuple[int, float]]:
         """Return what counts up to a ``seq``: stretches ``(after, upto]``, oldest first, without what was rewound."""
@@ -179,6 +188,27 @@ class Journaled:
             rewinds = [one for one in rewinds if one[0] < seq]
             upto = to_seq
         return [(0, upto), *reversed(stretches)]
+
+    def forks(self, upto: float = float("inf")) -> Forks:
+        """Return what the record has come by that counts up to a ``seq``, as far as it is here; nothing after damage.
+
+        Raises:
+            CorruptStateError: the payload of a frame is not what a frame holds.
+        """
+        if self.damages:
+            return ()
+        frames = [frame for segment in self.segments for frame in segment.frames if frame.kind == Kind.CONTROL]
+        openings = dict(found for frame in frames if (found := opening_in(frame)) is not None)
+        rewinds = {one.seq: one for one in self._rewinds()}
+        path: list[Fork] = []
+        for after, until in self.lineage(upto):
+            back = rewinds.get(after + 1)
+            if back is not None:
+                path.append(Fork(rewound_id(back.seq, back.time), back.to_seq, after))
+            path += [
+                Fork(fork, seq, seq) for fork, seq in openings.items() if after < seq <= until or seq == after == 0
+            ]
+        return tuple(path)
 
 
 def segment_files(folder: Path) -> list[tuple[int, int, Path]]:
@@ -276,6 +306,18 @@ def name_in(frame: Frame) -> str:
         return ""
     name = tree.get("hub") if isinstance(tree, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def opening_in(frame: Frame) -> tuple[str, int] | None:
+    """Return what a frame of the kind ``CONTROL`` says of an opening, as of ``writing.opened``; None if nothing."""
+    try:
+        tree = loads(frame.payload)
+    except StateError:
+        return None
+    found = tree.get("opened") if isinstance(tree, dict) else None
+    if not (isinstance(found, list) and [type(one) for one in found] == [str, int]):
+        return None
+    return found[0], found[1]
 
 
 def _look_behind(journal: Journaled, segment: Segment, data: bytes, seed: int, mode: Mode, promised: int) -> None:

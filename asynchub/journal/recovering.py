@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from asynchub.ancestry import Fork, Forks, forks_in
 from asynchub.batches import RESUMED, UNSTORED, Batch, decode_event
 from asynchub.codec.decoder import OnUnknown
 from asynchub.codec.limits import Limits
@@ -89,11 +90,14 @@ def recover(
         hub._load(state, None)
     replay = _Replay(hub, reading)
     hub._run_id = run_id or hub._run_id
+    forks = _forks(state, base, journal, upto)
     hub._bus.seq = base
     for after, until in lineage:
         for batch in journal.batches(max(after, base), until):
             replay.add(batch)
-    replay.finish(int(min(upto, max(journal.last_seq, base))), None if mark is None else mark.get("step"))
+    seq = int(min(upto, max(journal.last_seq, base)))
+    replay.finish(seq, None if mark is None else mark.get("step"))
+    hub._ancestry.go_by(forks, Fork.new(seq, seq))
     return hub
 
 
@@ -131,6 +135,13 @@ def _newest_snapshot(
         except DAMAGE as error:
             logger.error("%s is damaged, and what is older is taken in its place: %s", path, error)
     return 0, None
+
+
+def _forks(state: Mapping[str, Any] | None, base: int, journal: Journaled, upto: float) -> Forks:
+    """Return what the record has come by up to a ``seq``: the state at ``base`` has that, or the journal."""
+    path = () if state is None else forks_in(state.get("asynchub", {}))
+    known = {fork.id for fork in path}
+    return (*path, *(fork for fork in journal.forks(upto) if fork.at >= base and fork.id not in known))
 
 
 def _check_reach(journal: Journaled, base: int, lineage: Sequence[tuple[int, float]], mode: Mode) -> None:

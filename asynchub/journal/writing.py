@@ -25,7 +25,7 @@ from asynchub.events import Rewound
 from asynchub.journal.frames import REWINDS, Kind, SegmentHead, pack_frame, pack_head
 from asynchub.statefile import flush, flush_folder, write_all
 
-__all__ = ("Built", "SegmentWriter", "built", "reached")
+__all__ = ("Built", "SegmentWriter", "built", "opened", "reached")
 
 
 class Built(NamedTuple):
@@ -59,6 +59,11 @@ def reached(seq: int, missing: int = 0) -> Built:
     return Built(Kind.CONTROL, 0, seq + 1, seq, dumps({"missing": missing}), 0)
 
 
+def opened(fork: str, seq: int) -> Built:
+    """Return a frame that says that the journal was opened to go on from ``seq``; ``fork`` is the identity of that."""
+    return Built(Kind.CONTROL, 0, seq + 1, seq, dumps({"opened": [fork, seq]}), 0)
+
+
 class SegmentWriter:
     """Writes the segments of one journal.
 
@@ -66,6 +71,7 @@ class SegmentWriter:
         written_seq: ``seq`` of the newest event that the operating system has.
         durable_seq: ``seq`` of the newest event that the disk has.
         waiting: events that the disk does not have yet, and that are held for the case that it fails.
+        opening: what every segment begun from now on says of the opening, as of ``opened``; None for nothing.
 
     Args:
         folder: of the journal.
@@ -94,6 +100,7 @@ class SegmentWriter:
         self._lock = threading.Lock()
         self.written_seq = self.durable_seq = last_seq
         self.waiting = 0
+        self.opening: tuple[str, int] | None = None
 
     @property
     def last_seq(self) -> int:
@@ -154,7 +161,8 @@ class SegmentWriter:
             raise
         self._seed = SegmentHead(self._run_id, self._index, first_seq, 0).seed
         self._file, self._path, self._size = descriptor, path, len(head)
-        self._append(Built(Kind.CONTROL, 0, first_seq, first_seq - 1, dumps({"hub": self._name}), 0))
+        said = {"hub": self._name} if self.opening is None else {"hub": self._name, "opened": list(self.opening)}
+        self._append(Built(Kind.CONTROL, 0, first_seq, first_seq - 1, dumps(said), 0))
 
     def _append(self, frame: Built) -> None:
         kind, flags, first_seq, last_seq, payload, _ = frame
@@ -164,7 +172,7 @@ class SegmentWriter:
             raise OSError(f"{self._path} is closed")
         write_all(file, data)
         self._size += len(data)
-        self._quiet = kind in (Kind.CLOSE, Kind.CONTROL)
+        self._quiet = kind in (Kind.CLOSE, Kind.CONTROL) and not self._held
 
     def abandon(self) -> None:
         """Never touch the segment again, and hold for the next one all that the disk may not have."""

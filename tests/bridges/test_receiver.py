@@ -385,7 +385,7 @@ class World:
         self._root = folder
         self._lives = 0
         self.folder = None if seed % 4 == 2 else folder / "0"  # of the spool, which else is in memory
-        self.states: list[Any] = []
+        self.states: list[tuple[dict[str, Any] | None, dict[str, Any]]] = []  # with the mark of each, if journaled
         self.count = 0
         self.live = [Receiver(MessageHub("live"), self.place.run, 0, str, steps=True, whole=True)]
         self._read = 0
@@ -429,7 +429,7 @@ class World:
 
     def save(self) -> None:
         assert self.hub.run_id
-        self.states.append(self.hub.mark() if self.journaled else self.hub.state_dict())
+        self.states.append((self.hub.mark() if self.journaled else None, self.hub.state_dict()))
 
     def deliver(self) -> None:
         self.bridge.deliver(20)
@@ -444,16 +444,19 @@ class World:
         self.hub.__enter__()
 
     def roll_back(self) -> None:
-        """Load an earlier state in the midst of it."""
-        if self.states and not self.journaled:
-            self.hub.load_state_dict(self.draw.choice(self.states))
+        """Load an earlier state in the midst of it; if journaled, of all that the hub has: the journal keeps no other."""
+        if self.states:
+            _, state = self.draw.choice(self.states)
+            keys = {*self.hub.log_scalars, *self.hub.runtime_info}
+            if not self.journaled or keys <= {*state["log_scalars"], *state["runtime_info"]}:
+                self.hub.load_state_dict(state)
 
     def resumed(self) -> MessageHub:
         """Return a hub in one of the states, which may have been saved in a past that does not count."""
         if self.journaled:
-            return recover(self.run, mark=self.draw.choice((None, *self.states)))
+            return recover(self.run, mark=self.draw.choice((None, *(mark for mark, _ in self.states))))
         hub = MessageHub("run")
-        hub.load_state_dict(self.draw.choice(self.states))
+        hub.load_state_dict(self.draw.choice(self.states)[1])
         return hub
 
     def end(self, *, killed: bool) -> None:
