@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 from asynchub.attachments import Attachments
@@ -315,16 +316,17 @@ class Feed(Record):
         test = selection.test()
         after = -1 if since is None else since
         recorded, newest = self.recorded(after, test)
-        others: dict[int, Event] = {event.seq: event for event in newest}
+        # by kind, too: the `Rewound` of a journal that was attached late has the `seq` of what was published before
+        others: dict[tuple[int, type[Event]], Event] = {(event.seq, type(event)): event for event in newest}
         gone = self._gone()
         for event in self._replayed:
             if event.seq > after and test(event.key, type(event)) and (event.key, type(event)) not in gone:
-                others[event.seq] = event
+                others[event.seq, type(event)] = event
         scalars = [(key, records) for key, _, records in recorded]
         if replay == "last" and since is None:
             scalars = [(key, type(records)(*(column[-1:] for column in records))) for key, records in scalars]
-            others = {event.seq: event for event in newest}
-        return past_events(scalars, [others[seq] for seq in sorted(others)])
+            others = {(event.seq, type(event)): event for event in newest}
+        return past_events(scalars, sorted(others.values(), key=attrgetter("seq")))
 
     def _gone(self) -> set[tuple[str, type[Event]]]:
         """Return the infos that a journal gave back and that were removed since: nothing in ``_replayed`` says so."""

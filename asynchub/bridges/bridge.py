@@ -36,7 +36,7 @@ from asynchub.bridges.signs import in_words
 from asynchub.bridges.subjects import Subjects, encode_word
 from asynchub.channels import Selection
 from asynchub.errors import ArgumentError, LifecycleError, WaitTimeoutError
-from asynchub.events import Event, ScalarUpdated, StateLoaded
+from asynchub.events import Event, Rewound, ScalarUpdated, StateLoaded
 from asynchub.hub import MessageHub
 from asynchub.loops import Latch, deadline_in, seconds_until
 from asynchub.requests import Request, RequestApplied, RequestRefused
@@ -223,7 +223,10 @@ class Bridge:
                     batch = batch[loaded[-1] :]
                     life = await self._begin(events, batch[0].seq - 1, batch, anew=True)
                 elif life is None:
-                    life = await self._begin(events, min(begun, batch[0].seq - 1), batch)
+                    seqs = (
+                        one.seq for one in batch if type(one) is not Rewound
+                    )  # which comes late from a late journal
+                    life = await self._begin(events, min(begun, next(seqs, begun + 1) - 1), batch)
                 room = life.give(batch)
                 if events.awaited:  # `flush`, or `save`
                     room = life.hurry()

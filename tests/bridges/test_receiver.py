@@ -444,7 +444,7 @@ class World:
         self.hub.__enter__()
 
     def roll_back(self) -> None:
-        """Load an earlier state in the midst of it; if journaled, of all that the hub has: the journal keeps no other."""
+        """Load an earlier state in the midst of it; if journaled, one of all that the hub has: else it keeps more."""
         if self.states:
             _, state = self.draw.choice(self.states)
             keys = {*self.hub.log_scalars, *self.hub.runtime_info}

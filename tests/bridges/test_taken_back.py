@@ -38,13 +38,14 @@ class Story:
 
     def publish(self, hub: MessageHub, count: int) -> None:
         """Publish values that were not there before."""
+        assert hub.run_id
         for _ in range(count):
             self._count += 1
             hub.update_scalar("loss", float(self._count))
 
-    def check(self, hub: MessageHub, *, sent: int) -> None:
-        """Fail unless who reads all now has what the hub has, and the bridge had to send no more than so many again."""
-        bridge = self.bridged(hub)
+    def check(self, hub: MessageHub, bridge: Bridge | None = None, *, sent: int | None = None) -> None:
+        """Fail unless who reads all has what a hub has, or its bridge had to go back by more than so many events."""
+        bridge = bridge or self.bridged(hub)
         with hub:
             self.publish(hub, 2)
             bridge.deliver(WAIT)
@@ -53,8 +54,25 @@ class Story:
                 if ".ev." in one.subject:
                     late.take(one)
             assert history(late._hub, "loss") == history(hub, "loss")
+            assert late._hub.runtime_info == hub.runtime_info
             assert bridge._life is not None
-            assert bridge._life._begun_seq - bridge._life.lineage._lives[-1][2] <= sent
+            assert sent is None or bridge._life._begun_seq - bridge._life.lineage._lives[-1][2] <= sent
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_was_published_before_a_journal_was_attached_that_goes_back_is_sent(tmp_path: Path, count: int) -> None:
+    story = Story(tmp_path)
+    first = story.journaled(MessageHub("run"))
+    with first:
+        story.publish(first, 5)
+        mark = first.mark()
+        story.publish(first, 4)
+    second = recover(story.run, mark=mark)
+    for number in range(count):
+        second.update_info(f"info {number}", number)
+        story.publish(second, 1)
+    bridge = story.bridged(second)
+    story.check(story.journaled(second), bridge)
 
 
 @pytest.mark.parametrize("bridge", ["none", "not begun"])
