@@ -40,6 +40,7 @@ __all__ = (
     "encode_batch",
     "encode_event",
     "events_of",
+    "in_order",
     "number_column",
     "number_kinds",
     "pieces",
@@ -223,6 +224,18 @@ def _shown(value: object) -> str:
         return repr(value)[:1000].encode("utf-8", "backslashreplace").decode()
     except Exception as error:  # a foreign object
         return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def in_order(scalars: Scalars) -> list[Scalars]:
+    """Return scalars, sorted by ``seq``, as such in which each is larger than the one before.
+
+    Two have the same where a hub has taken in a state of another past, and has kept keys that are not in it.
+    """
+    seqs = scalars.seqs
+    if bool((seqs[1:] > seqs[:-1]).all()):
+        return [scalars]
+    again = np.arange(len(seqs)) - np.searchsorted(seqs, seqs)  # how many of the same are before it
+    return [Scalars(*(column[again == count] for column in scalars)) for count in range(int(again.max()) + 1)]
 
 
 # --- as bytes

@@ -316,16 +316,16 @@ class Feed(Record):
         test = selection.test()
         after = -1 if since is None else since
         recorded, newest = self.recorded(after, test)
-        # by kind, too: the `Rewound` of a journal that was attached late has the `seq` of what was published before
-        others: dict[tuple[int, type[Event]], Event] = {(event.seq, type(event)): event for event in newest}
+        others: dict[tuple[int, type[Event], str], Event] = {}  # two may have one seq: see `in_order`, or have it as
+        others.update(((event.seq, type(event), event.key), event) for event in newest)  # a `Rewound` that came late
         gone = self._gone()
         for event in self._replayed:
             if event.seq > after and test(event.key, type(event)) and (event.key, type(event)) not in gone:
-                others[event.seq, type(event)] = event
+                others[event.seq, type(event), event.key] = event
         scalars = [(key, records) for key, _, records in recorded]
         if replay == "last" and since is None:
             scalars = [(key, type(records)(*(column[-1:] for column in records))) for key, records in scalars]
-            others = {(event.seq, type(event)): event for event in newest}
+            others = {(event.seq, type(event), event.key): event for event in newest}
         return past_events(scalars, sorted(others.values(), key=attrgetter("seq")))
 
     def _gone(self) -> set[tuple[str, type[Event]]]:

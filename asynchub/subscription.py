@@ -96,7 +96,7 @@ class Subscription(Handling):
         self._others_ran = math.inf  # when it was handed the first batch since the loop's other tasks ran
         self._plain = keep is None and overflow != "latest"  # whether it gets every event of its selection
         self.last_seq = self.opened_seq = bus.out
-        """``seq`` of the newest event handed out, or before which nothing was to be handed out."""
+        """``seq`` of the newest event handed out, or before which none was to be; and of the newest at its opening."""
 
         def begin() -> None:
             self.opened_seq, self.last_seq = bus.out, bus.out if past_seq is None else past_seq

@@ -148,8 +148,9 @@ def _again(
     for piece in pieces if tap is None else chain(pieces, tap.read_back(after, upto, selection.test())):
         if piece is None:
             raise JournalError("the disk refuses the journal, and what is to be read again is not on it yet")
+        before = after  # within a piece two may have one seq
         for event in piece:
-            if after < event.seq <= upto and (when is None or when(event)):
+            if before < event.seq <= upto and (when is None or when(event)):
                 after = event.seq
                 yield event
 

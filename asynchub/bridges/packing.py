@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from asynchub.batches import Batch, Scalars, encode_event, number_column, number_kinds
+from asynchub.batches import Batch, Scalars, encode_event, in_order, number_column, number_kinds
 from asynchub.codec.decoder import loads
 from asynchub.codec.encoder import dumps
 from asynchub.codec.limits import Limits
@@ -136,7 +136,7 @@ def _batch(scalars: Sequence[ScalarUpdated], others: list[tuple[int, bytes]]) ->
     names = {key: index for index, key in enumerate(dict.fromkeys([event.key for event in scalars]))}
     keys = [(key, True) for key in names]
     if countOf(map(_is_plain, scalars), True) == len(scalars):  # nearly always
-        return Batch(keys, [_plain(scalars, names)], others)
+        return Batch(keys, in_order(_plain(scalars, names)), others)
     rows = [
         (one.seq, one.time, NO_STEP if one.step is None else one.step, one.value, one.count, names[one.key])
         for one in scalars
@@ -172,7 +172,7 @@ def numbers_by_kind(rows: Sequence[tuple[Any, ...]]) -> list[Scalars]:
     made = []
     for (of_value, of_count), some in groups.items():
         seqs, times, steps, values, counts, whose = (list(column) for column in zip(*some, strict=True))
-        made.append(
+        made += in_order(
             Scalars(
                 packed_numbers("q", seqs),
                 packed_numbers("d", times),

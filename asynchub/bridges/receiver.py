@@ -219,9 +219,9 @@ class Receiver:
             return
         first, size = self._arrivals.add_events(events)
         after, upto = events[0].seq - 1, events[-1].seq
-        whole = upto - after == size
-        seqs = None if whole else np.array([event.seq for event in events], np.int64)
-        self._places.append(_Place(after, upto, first, size, seqs))
+        seqs = np.array([event.seq for event in events], np.int64)
+        whole = upto - after == size and bool((seqs[1:] > seqs[:-1]).all())
+        self._places.append(_Place(after, upto, first, size, None if whole else seqs))
 
     # --- going back
 

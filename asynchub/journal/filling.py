@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from asynchub.batches import PIECE, Batch, Scalars
+from asynchub.batches import PIECE, Batch, Scalars, in_order
 from asynchub.columns import Array
 from asynchub.ledger import Records
 
@@ -21,7 +21,9 @@ def past_batches(recorded: Sequence[tuple[str, bool, Records]], events: Sequence
         events: other events, encoded, with their ``seq``.
     """
     events = sorted(events)
-    seqs = np.sort(np.concatenate([np.array([seq for seq, _ in events], np.int64), *(one[2].seqs for one in recorded)]))
+    seqs = np.unique(
+        np.concatenate([np.array([seq for seq, _ in events], np.int64), *(one[2].seqs for one in recorded)])
+    )
     keys = [(key, resumed) for key, resumed, _ in recorded]
     for start in range(0, len(seqs), PIECE):
         first, last = int(seqs[start]), int(seqs[min(start + PIECE, len(seqs)) - 1])
@@ -31,7 +33,7 @@ def past_batches(recorded: Sequence[tuple[str, bool, Records]], events: Sequence
             if here.start < here.stop:
                 kinds = (_kind(records.values), _kind(records.counts))
                 groups.setdefault(kinds, []).append((number, here))
-        scalars = [_joined(recorded, kinds, parts) for kinds, parts in groups.items()]
+        scalars = [part for kinds, parts in groups.items() for part in in_order(_joined(recorded, kinds, parts))]
         yield Batch(keys, scalars, [(seq, data) for seq, data in events if first <= seq <= last])
 
 

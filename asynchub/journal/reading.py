@@ -197,7 +197,12 @@ class Journaled:
         """
         if self.damages:
             return ()
-        frames = [frame for segment in self.segments for frame in segment.frames if frame.kind == Kind.CONTROL]
+        frames = [
+            frame
+            for segment in self.segments
+            for frame in segment.frames
+            if frame.kind == Kind.CONTROL and frame.payload
+        ]
         openings = dict(found for frame in frames if (found := opening_in(frame)) is not None)
         rewinds = {one.seq: one for one in self._rewinds()}
         path: list[Fork] = []

@@ -53,7 +53,8 @@ class Story:
             for one in self._place.stored():
                 if ".ev." in one.subject:
                     late.take(one)
-            assert history(late._hub, "loss") == history(hub, "loss")
+            for key in hub.log_scalars:
+                assert history(late._hub, key) == history(hub, key)
             assert late._hub.runtime_info == hub.runtime_info
             assert bridge._life is not None
             assert sent is None or bridge._life._begun_seq - bridge._life.lineage._lives[-1][2] <= sent
@@ -175,3 +176,31 @@ def test_going_back_twice_within_one_program_is_followed(tmp_path: Path) -> None
         story.publish(hub, 3)
         sender.deliver(WAIT)
     story.check(story.journaled(recover(story.run)), sent=0)
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_keys_that_stay_when_a_state_of_another_past_is_taken_in_are_sent_and_kept(
+    tmp_path: Path, journal: bool
+) -> None:
+    story = Story(tmp_path)
+    other = MessageHub("run")
+    story.publish(other, 5)
+    other.update_info("theirs", 1)
+    hub = MessageHub("run")
+    for number in range(5):
+        hub.update_scalar("stays", float(number))  # with the seqs of the others
+    hub.update_info("ours", 1)
+    sender = story.bridged(hub)
+    with hub:
+        sender.deliver(WAIT)
+        hub.load_state_dict(other.state_dict())
+        sender.deliver(WAIT)
+    if journal:
+        story.journaled(hub)
+    story.check(hub, sender)
+    assert history(hub, "stays")
+    if journal:
+        again = recover(story.run)
+        assert {key: history(again, key) for key in ("loss", "stays")} == {
+            key: history(hub, key) for key in ("loss", "stays")
+        }
