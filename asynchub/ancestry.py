@@ -10,6 +10,7 @@ Threads: a path never changes; one thread at a time adds to an ``Ancestry``, any
 
 from __future__ import annotations
 
+import re
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ __all__ = (
     "Fork",
     "Forks",
     "as_words",
+    "fork_of",
     "forks_in",
     "from_words",
     "goes_on",
@@ -31,13 +33,14 @@ MOST = 100
 """Forks of a path that are remembered, the newest. What forked off before shares nothing with it, as far as known."""
 PATHS = 100
 """Paths that a hub has come by in this process and that are remembered, the newest."""
+ID = re.compile(r"[\w@.+-]{1,80}", re.ASCII)
 
 
 class Fork(NamedTuple):
     """Where events begin that others may have in another form.
 
     Attributes:
-        id: what nothing else is named: ASCII without spaces.
+        id: what nothing else is named, as of ``ID``.
         after: what came before it, of what counts, ends with this ``seq``.
         at: events beyond this ``seq`` come after it; larger than ``after`` where it goes back.
     """
@@ -119,17 +122,19 @@ def rewound_id(seq: int, time: float) -> str:
     return f"{seq}@{time!r}"
 
 
+def fork_of(fields: Any) -> Fork | None:
+    """Return the fork that a list of its fields is; None of anything else."""
+    if not (isinstance(fields, list | tuple) and [type(one) for one in fields] == [str, int, int]):
+        return None
+    return Fork(*fields) if ID.fullmatch(fields[0]) else None
+
+
 def forks_in(extra: Mapping[str, Any]) -> Forks:
     """Return the path in the entry ``asynchub`` of a state; an empty one if it has none, or one that is malformed."""
-    forks = extra.get("forks")
-    if not isinstance(forks, list | tuple):
-        return ()
-    path = []
-    for fork in forks:
-        if not (isinstance(fork, list | tuple) and [type(one) for one in fork] == [str, int, int]):
-            return ()
-        path.append(Fork(*fork))
-    return tuple(path)
+    found = extra.get("forks")
+    path = [fork_of(fields) for fields in found] if isinstance(found, list | tuple) else []
+    forks = tuple(fork for fork in path if fork is not None)
+    return forks if len(forks) == len(path) else ()
 
 
 def as_words(path: Forks) -> list[str]:

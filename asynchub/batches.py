@@ -229,7 +229,8 @@ def _shown(value: object) -> str:
 def in_order(scalars: Scalars) -> list[Scalars]:
     """Return scalars, sorted by ``seq``, as such in which each is larger than the one before.
 
-    Two have the same where a hub has taken in a state of another past, and has kept keys that are not in it.
+    Two have the same where a hub has taken in a state of another past, and has kept keys that are not in it; and where
+    a journal was attached to it late, whose ``Rewound`` has the ``seq`` of what was published before.
     """
     seqs = scalars.seqs
     if bool((seqs[1:] > seqs[:-1]).all()):

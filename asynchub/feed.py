@@ -316,8 +316,8 @@ class Feed(Record):
         test = selection.test()
         after = -1 if since is None else since
         recorded, newest = self.recorded(after, test)
-        others: dict[tuple[int, type[Event], str], Event] = {}  # two may have one seq: see `in_order`, or have it as
-        others.update(((event.seq, type(event), event.key), event) for event in newest)  # a `Rewound` that came late
+        others: dict[tuple[int, type[Event], str], Event] = {}  # a seq alone may be that of two: see `batches.in_order`
+        others.update(((event.seq, type(event), event.key), event) for event in newest)
         gone = self._gone()
         for event in self._replayed:
             if event.seq > after and test(event.key, type(event)) and (event.key, type(event)) not in gone:

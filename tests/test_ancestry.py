@@ -158,7 +158,7 @@ def test_words_of_a_path_are_read_back_and_what_is_damaged_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "forks", [None, 3, "abc", [["a", 1]], [["a", 1, True]], [[1, 1, 1]], [["a", 1, 1.0]], {"a": 1}]
+    "forks", [None, 3, "abc", [["a", 1]], [["a", 1, True]], [[1, 1, 1]], [["a", 1, 1.0]], [["a b", 1, 1]], {"a": 1}]
 )
 def test_a_malformed_path_of_a_state_says_nothing(forks: Any) -> None:
     assert forks_in({"forks": forks}) == ()

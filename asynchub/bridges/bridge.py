@@ -223,9 +223,8 @@ class Bridge:
                     batch = batch[loaded[-1] :]
                     life = await self._begin(events, batch[0].seq - 1, batch, anew=True)
                 elif life is None:
-                    seqs = (
-                        one.seq for one in batch if type(one) is not Rewound
-                    )  # which comes late from a late journal
+                    # the `Rewound` of a journal that was attached late has a lower `seq` than what was published before
+                    seqs = (one.seq for one in batch if type(one) is not Rewound)
                     life = await self._begin(events, min(begun, next(seqs, begun + 1) - 1), batch)
                 room = life.give(batch)
                 if events.awaited:  # `flush`, or `save`

@@ -23,7 +23,7 @@ from asynchub.bridges.frames import Frame
 __all__ = ("Lineage",)
 
 MOST = 40
-"""Lives that are remembered: those since the one that has sent last."""
+"""Lives that are remembered, the newest: that which has sent last is among them."""
 FORKS = "forks"
 logger = logging.getLogger("asynchub")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from asynchub.ancestry import Fork, Forks, rewound_id
+from asynchub.ancestry import Fork, Forks, fork_of, rewound_id
 from asynchub.batches import Batch, decode_batch, decode_event
 from asynchub.codec.decoder import loads
 from asynchub.errors import ArgumentError, CorruptStateError, JournalCorruptError, StateError
@@ -197,22 +197,16 @@ class Journaled:
         """
         if self.damages:
             return ()
-        frames = [
-            frame
-            for segment in self.segments
-            for frame in segment.frames
-            if frame.kind == Kind.CONTROL and frame.payload
-        ]
-        openings = dict(found for frame in frames if (found := opening_in(frame)) is not None)
+        every = (frame for segment in self.segments for frame in segment.frames)
+        frames = [frame for frame in every if frame.kind == Kind.CONTROL and frame.payload]
+        openings = {found.id: found for frame in frames if (found := opening_in(frame)) is not None}
         rewinds = {one.seq: one for one in self._rewinds()}
         path: list[Fork] = []
         for after, until in self.lineage(upto):
             back = rewinds.get(after + 1)
             if back is not None:
                 path.append(Fork(rewound_id(back.seq, back.time), back.to_seq, after))
-            path += [
-                Fork(fork, seq, seq) for fork, seq in openings.items() if after < seq <= until or seq == after == 0
-            ]
+            path += [one for one in openings.values() if after < one.at <= until or one.at == after == 0]
         return tuple(path)
 
 
@@ -313,16 +307,14 @@ def name_in(frame: Frame) -> str:
     return name if isinstance(name, str) else ""
 
 
-def opening_in(frame: Frame) -> tuple[str, int] | None:
+def opening_in(frame: Frame) -> Fork | None:
     """Return what a frame of the kind ``CONTROL`` says of an opening, as of ``writing.opened``; None if nothing."""
     try:
         tree = loads(frame.payload)
     except StateError:
         return None
     found = tree.get("opened") if isinstance(tree, dict) else None
-    if not (isinstance(found, list) and [type(one) for one in found] == [str, int]):
-        return None
-    return found[0], found[1]
+    return fork_of([*found, *found[1:]]) if isinstance(found, list) else None
 
 
 def _look_behind(journal: Journaled, segment: Segment, data: bytes, seed: int, mode: Mode, promised: int) -> None:
