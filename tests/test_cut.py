@@ -47,18 +47,20 @@ class Noting:
 
 @contextmanager
 def flooded(publish: Callable[[int], object], most: int = 400_000) -> Iterator[None]:
-    """Publish from a thread, without a pause, meanwhile."""
-    done = threading.Event()
+    """Publish from a thread, without a pause, meanwhile; something has been published already."""
+    begun, done = threading.Event(), threading.Event()
 
     def flood() -> None:
         for number in range(most):
             if done.is_set():
                 return
             publish(number)
+            begun.set()
 
     thread = threading.Thread(target=flood)
     thread.start()
     try:
+        assert begun.wait(30)
         yield
     finally:
         done.set()

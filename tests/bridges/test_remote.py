@@ -314,12 +314,12 @@ async def test_a_rule_on_the_remote_side_stops_the_run(place: Place) -> None:
         loop.hub.update_scalar("val/loss", 1.0, step=step)
     async with joined(place) as remote:
         remote.attach(EarlyStopping("val/loss", patience=3))
-        with loop, anyio.fail_after(WAIT):
+        with loop, anyio.fail_after(WAIT), remote.subscribe("hub/request_applied") as applied:
             while not loop.hub.stop_requested:
                 loop.hub.update_scalar("val/loss", 1.0)
                 await remote.settled()
                 await anyio.sleep(0.005)
-            await remote.wait_for("hub/request_applied", None, WAIT)
+            await anext(applied)  # which may have come already
             assert remote.stop_requested
             assert remote.stop_reason == loop.hub.stop_reason != ""
 
