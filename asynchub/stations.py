@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -38,7 +39,7 @@ class _Log(Protocol):
         """Look for events."""
 
 
-class Station:
+class Station(ABC):
     """What both kinds have in common.
 
     Args:
@@ -82,15 +83,16 @@ class Station:
             return True
         return self._loop.call_soon(self._wake)
 
+    @abstractmethod
     async def wait(self, ready: Ready) -> None:
         """Wait until ``ready()`` may have become true; call it again, and wait again, as long as it has not."""
-        raise NotImplementedError
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # noqa: B027  # one kind has nothing to do then
         """Say that a reader that has waited has something to do."""
 
+    @abstractmethod
     def _wake(self) -> None:
-        raise NotImplementedError
+        """Have those who wait look."""
 
     def _wake_here(self) -> None:
         self._wake()

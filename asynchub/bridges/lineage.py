@@ -23,7 +23,7 @@ from asynchub.bridges.frames import Frame
 __all__ = ("Lineage",)
 
 MOST = 40
-"""Lives that are remembered, the newest: that which has sent last is among them."""
+"""Lives that are remembered, the newest; what an older one has sent is sent once more."""
 FORKS = "forks"
 logger = logging.getLogger("asynchub")
 
